@@ -1,0 +1,25 @@
+//! The relay's loop and its ports.
+//!
+//! The engine decides *when* things happen and in which order; what they mean is `outboxd-core`, and how they are done is
+//! the adapters' business. It knows neither SQL nor librdkafka. [`Relay`] is generic over the two ports [`Outbox`] and
+//! [`Publisher`]; [`Operate`] is what operators ask of an outbox and is no part of the loop; [`Observe`] is told what
+//! happened, so that metrics and crash tests need no place in the loop.
+
+pub mod outbox;
+
+pub mod publisher;
+
+pub mod operate;
+
+pub mod observe;
+
+pub use observe::{Event, Observe, Outcome, Side};
+pub use operate::{
+    AuditedAction, Finding, HeldFilter, HeldMessage, HoldFailure, LeaderStatus, Operate, OperateError,
+    OutboxStatus, Severity,
+};
+pub use outbox::{
+    Backlog, Due, DurabilityMark, HeldChange, HeldCount, HeldSignal, Outbox, OutboxError, PageLimit,
+    PurgeLimit, Purged, ReadPage, ReleaseQuery, Settlement, Start, Term,
+};
+pub use publisher::{EnqueueError, Publisher, PublisherStats, Report, Token, TopicState};

@@ -1,0 +1,185 @@
+//! What happened in the loop, told as it happens.
+//!
+//! Metrics, the liveness probe and crash tests listen here. An observer is called on the loop's own task: it must be quick
+//! and must not block.
+
+use std::time::Duration;
+
+use outboxd_core::HoldReason;
+
+use crate::outbox::{Backlog, Purged};
+use crate::publisher::PublisherStats;
+
+/// A side of the relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The database with the outbox.
+    Database,
+    /// Kafka.
+    Kafka,
+}
+
+impl Side {
+    /// The word used in metrics and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Database => "database",
+            Self::Kafka => "kafka",
+        }
+    }
+}
+
+/// How an attempt to publish ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Acknowledged.
+    Acknowledged,
+    /// Not the message's fault; nothing charged.
+    Outage,
+    /// To be tried alone.
+    TryAlone,
+    /// To be tried again later; charged.
+    Retry,
+    /// Held for its topic.
+    HoldTopic,
+    /// Parked.
+    Parked,
+}
+
+impl Outcome {
+    /// Every outcome.
+    pub const ALL: [Self; 6] =
+        [Self::Acknowledged, Self::Outage, Self::TryAlone, Self::Retry, Self::HoldTopic, Self::Parked];
+
+    /// The word used in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Acknowledged => "acknowledged",
+            Self::Outage => "outage",
+            Self::TryAlone => "try_alone",
+            Self::Retry => "retry",
+            Self::HoldTopic => "hold_topic",
+            Self::Parked => "parked",
+        }
+    }
+}
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// The loop moves: sent at least once a second, whatever the weather.
+    Heartbeat,
+    /// The relay stands by: another one leads.
+    StandingBy,
+    /// The relay leads.
+    Leading {
+        /// Its epoch.
+        epoch: i64,
+    },
+    /// The lead was given up or lost.
+    LeadLost {
+        /// Whether it ended as asked (drain) and not by an error.
+        orderly: bool,
+    },
+    /// A settle was refused because another relay has led since.
+    SettleRefused,
+    /// A side is not available; waiting.
+    OutageBegan {
+        /// Which.
+        side: Side,
+    },
+    /// The side answers again.
+    OutageEnded {
+        /// Which.
+        side: Side,
+        /// How long it took.
+        lasted: Duration,
+    },
+    /// A connection or client was made anew after an error.
+    Reconnected {
+        /// To which side.
+        side: Side,
+    },
+    /// A page was read. Empty pages are told too.
+    PageRead {
+        /// Messages in it.
+        messages: usize,
+        /// How many of them were late.
+        late: usize,
+        /// How long the statement took.
+        took: Duration,
+    },
+    /// A page is durable and may be published.
+    PageDurable {
+        /// How long that took after it was read.
+        waited: Duration,
+    },
+    /// Records of one page were handed to the client.
+    Enqueued {
+        /// How many.
+        messages: usize,
+    },
+    /// The broker has acknowledged a record.
+    Acknowledged {
+        /// Its topic.
+        topic: &'a str,
+        /// From the insert of the intent to the acknowledgement.
+        age: Duration,
+    },
+    /// An attempt to publish ended.
+    Attempt {
+        /// How.
+        outcome: Outcome,
+        /// How many records.
+        messages: u64,
+    },
+    /// A message is set aside.
+    Held {
+        /// Why.
+        reason: HoldReason,
+        /// Whether an operator must decide.
+        parked: bool,
+    },
+    /// A refusal became known from a delivery report, so that later messages of its key may have overtaken it.
+    Overtaken,
+    /// Held messages were handed to the client again.
+    Released {
+        /// How many.
+        messages: usize,
+    },
+    /// A settle is about to be written.
+    Settling,
+    /// A settle was written.
+    Settled {
+        /// Messages dispatched by it.
+        messages: u64,
+        /// How long the statement took.
+        took: Duration,
+    },
+    /// Records were handed to the client that are not settled and will be read again: consumers may see them twice.
+    PossibleDuplicates {
+        /// At most so many.
+        messages: u64,
+    },
+    /// What is in flight now.
+    InFlight {
+        /// Messages between read and settled.
+        messages: usize,
+        /// Their bytes.
+        bytes: usize,
+        /// The client's queue.
+        publisher: PublisherStats,
+    },
+    /// What is undelivered, measured on the table.
+    BacklogMeasured(&'a Backlog),
+    /// A purge step.
+    PurgeStep(Purged),
+}
+
+/// Is told what happened.
+pub trait Observe: Send + Sync + 'static {
+    /// Called on the loop's task. Quick, does not block, does not panic.
+    fn observe(&self, event: &Event<'_>);
+}

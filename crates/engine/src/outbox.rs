@@ -1,0 +1,279 @@
+//! The port to the database that holds the outbox.
+//!
+//! Contract, executed by the conformance suite in `outboxd-testkit`:
+//!
+//! - Methods take `&self` and may run at the same time; an adapter gives each role (lead, read, durable, the rest) a
+//!   session of its own. Every call has a deadline; a call that is dropped half-way costs its session and nothing else.
+//! - Memory is valid only on the server incarnation it was read from. When any session of the term is lost, or a page comes
+//!   from another incarnation than the lead session's, the call fails with [`OutboxError::Unavailable`]; the engine then
+//!   drops everything, calls [`Outbox::step_down`] and leads again.
+//! - [`Outbox::settle`] is one statement, fenced by epoch and nonce, that compares and swaps the cursor.
+
+use std::future::Future;
+use std::time::Duration;
+
+use outboxd_core::{Cursor, Hold, KeyHash, Message, Page, ReceiptEntry, Seq};
+use uuid::Uuid;
+
+/// Why a call to the outbox failed.
+#[derive(Debug, thiserror::Error)]
+pub enum OutboxError {
+    /// The database did not answer, or not in time, or the session was lost. Try again later; costs no attempt.
+    #[error("{doing}")]
+    Unavailable {
+        /// What was being done: "settle page".
+        doing: &'static str,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Another relay has led since: whatever this one knows is void.
+    #[error("another relay has taken the lead: this epoch is fenced")]
+    Fenced,
+    /// The outbox cannot be served until somebody acts; the text says who and how.
+    #[error("{finding}; {remedy}")]
+    Refused {
+        /// What is wrong.
+        finding: String,
+        /// What to do about it.
+        remedy: String,
+    },
+}
+
+impl OutboxError {
+    /// An [`OutboxError::Unavailable`] with its cause.
+    pub fn unavailable(
+        doing: &'static str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::Unavailable { doing, source: source.into() }
+    }
+}
+
+/// A term of leadership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// Counts leaders; every settle names it.
+    pub epoch: i64,
+    /// Random, so that a crash that takes an epoch back cannot make two leaders alike.
+    pub nonce: Uuid,
+    /// Call [`Outbox::keep`] at least this often, or the database ends the lead session.
+    pub keep_every: Duration,
+}
+
+/// Where dispatching starts: read after the epoch was taken.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// The settled cursor.
+    pub cursor: Cursor,
+    /// Held messages per key, of messages that have a key.
+    pub held: Vec<HeldCount>,
+    /// Number of the last operator action that is reflected in `held`.
+    pub actions: i64,
+}
+
+/// How many messages of a key are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldCount {
+    /// The key.
+    pub key_hash: KeyHash,
+    /// Held messages, at least one.
+    pub messages: u32,
+}
+
+/// How much a page may hold. A page always holds at least one message if there is one.
+#[derive(Clone, Copy, Debug)]
+pub struct PageLimit {
+    /// Messages.
+    pub messages: u32,
+    /// Bytes of payload, key and headers.
+    pub bytes: u64,
+}
+
+/// Up to where the database's log must be on disk before what was read may be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DurabilityMark(pub u64);
+
+/// A page and the mark that must be durable before it is published. `None`: what is visible is durable.
+#[derive(Debug)]
+pub struct ReadPage {
+    /// The page.
+    pub page: Page,
+    /// Its mark.
+    pub mark: Option<DurabilityMark>,
+    /// Whether another page is likely to be there already: this one was full, or cut short by bytes.
+    pub more: bool,
+}
+
+/// One fenced write: the cursor moves from `before` to `after`, together with everything that happened on the way.
+#[derive(Debug)]
+pub struct Settlement {
+    /// The leader's term.
+    pub term: Term,
+    /// The settled cursor that the database must still hold.
+    pub before: Cursor,
+    /// The cursor to store. Equal to `before` if only held messages are settled.
+    pub after: Cursor,
+    /// Receipts of messages above `before.high`, ascending by `seq`.
+    pub receipts: Vec<ReceiptEntry>,
+    /// Receipts of late and of released messages, ascending by `seq`: kept apart because their range overlaps others.
+    pub receipts_out_of_order: Vec<ReceiptEntry>,
+    /// Messages to set aside: inserted, or updated if they are held already (a release that failed again).
+    pub holds: Vec<Hold>,
+    /// Held messages that were dispatched: their rows go.
+    pub released: Vec<Seq>,
+}
+
+/// What has changed among the held messages; cheap enough to ask a few times a second.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeldSignal {
+    /// Number of held messages, all states.
+    pub messages: u64,
+    /// Whether any message is due now: state `retry` or `topic`, due time reached, topic not among those excluded.
+    pub due: bool,
+    /// Keys whose held messages are all in state `behind`: nothing blocks them any longer. At most 10,000.
+    pub unblocked: Vec<KeyHash>,
+    /// Number of the last operator action.
+    pub actions: i64,
+}
+
+/// Which held messages to release.
+#[derive(Clone, Debug)]
+pub struct ReleaseQuery {
+    /// Topics known not to be writable: their messages stay.
+    pub topics_held: Vec<String>,
+    /// Keys whose followers may go: `behind` counts as due for them.
+    pub unblocked: Vec<KeyHash>,
+    /// At most so many.
+    pub limit: PageLimit,
+}
+
+/// A held message that may be published now.
+#[derive(Clone, Debug)]
+pub struct Due {
+    /// The message.
+    pub message: Message,
+    /// Attempts charged so far. A message with any is published with nothing else in flight, and its key waits for the
+    /// answer.
+    pub attempts: u32,
+}
+
+/// Held messages whose count per key was read again.
+#[derive(Clone, Debug)]
+pub struct HeldChange {
+    /// Held messages per key.
+    pub held: Vec<HeldCount>,
+    /// Number of the last operator action that is reflected in `held`.
+    pub actions: i64,
+}
+
+/// What has not been delivered, from the table.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Backlog {
+    /// Committed messages that are not dispatched and not held; exact up to 10,000, an upper estimate beyond.
+    pub messages: u64,
+    /// Age of the oldest message that is not dispatched, held ones included; zero if there is none.
+    pub oldest_age: Duration,
+    /// Held messages by state and reason, as the words of `HoldState` and `HoldReason`.
+    pub held: Vec<(String, String, u64)>,
+}
+
+/// What purge may delete in one small step.
+#[derive(Clone, Copy, Debug)]
+pub struct PurgeLimit {
+    /// Dispatched intents older than this go.
+    pub keep_messages: Duration,
+    /// Receipts older than this go.
+    pub keep_receipts: Duration,
+    /// At most so many rows of each a step.
+    pub rows: u32,
+}
+
+/// What a purge step deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Purged {
+    /// Intents.
+    pub messages: u64,
+    /// Receipt rows.
+    pub receipts: u64,
+    /// Whether another step would find more.
+    pub more: bool,
+}
+
+/// The database that holds the outbox, as the loop needs it.
+pub trait Outbox: Send + Sync + 'static {
+    /// Tries to take the lead: verifies the outbox (schema version, server not in recovery, same cluster as the cursor),
+    /// takes the liveness lock, then bumps the epoch in a synchronous commit. `None`: another relay leads.
+    ///
+    /// # Errors
+    /// [`OutboxError::Refused`] if an operator must act, [`OutboxError::Unavailable`] otherwise.
+    fn lead(&self) -> impl Future<Output = Result<Option<Term>, OutboxError>> + Send;
+
+    /// Reads the settled cursor and the held keys, on the lead session. Also called within a term, to go back to the
+    /// settled cursor after an outage.
+    ///
+    /// # Errors
+    /// [`OutboxError::Fenced`] if the term is over.
+    fn start(&self, term: Term) -> impl Future<Output = Result<Start, OutboxError>> + Send;
+
+    /// Keeps the lead session alive and finds out whether it still is.
+    ///
+    /// # Errors
+    /// Any: the term is over.
+    fn keep(&self, term: Term) -> impl Future<Output = Result<(), OutboxError>> + Send;
+
+    /// Reads the page after the cursor, in one statement.
+    ///
+    /// # Errors
+    /// [`OutboxError::Refused`] if the page shows that the cursor belongs to another cluster.
+    fn read(
+        &self,
+        from: &Cursor,
+        limit: PageLimit,
+    ) -> impl Future<Output = Result<ReadPage, OutboxError>> + Send;
+
+    /// Returns once everything up to the mark is on the database's disk.
+    ///
+    /// # Errors
+    /// [`OutboxError::Unavailable`]: what was read up to the mark must be forgotten.
+    fn durable(&self, mark: DurabilityMark) -> impl Future<Output = Result<(), OutboxError>> + Send;
+
+    /// Settles, on the lead session. All of it or nothing.
+    ///
+    /// # Errors
+    /// [`OutboxError::Fenced`] if the term is over or the stored cursor is not `before`.
+    fn settle(&self, settlement: Settlement) -> impl Future<Output = Result<(), OutboxError>> + Send;
+
+    /// Says whether held messages need the loop's attention.
+    ///
+    /// # Errors
+    /// [`OutboxError::Unavailable`].
+    fn held(&self, topics_held: &[String]) -> impl Future<Output = Result<HeldSignal, OutboxError>> + Send;
+
+    /// Reads held messages that may be published now, ascending by `seq`: due, and with no earlier held message of
+    /// their key that is parked, not yet due, or has attempts charged. Also reads the counts per key again if an operator
+    /// has acted after `actions`.
+    ///
+    /// # Errors
+    /// [`OutboxError::Unavailable`].
+    fn due(
+        &self,
+        query: &ReleaseQuery,
+        actions: i64,
+    ) -> impl Future<Output = Result<(Vec<Due>, Option<HeldChange>), OutboxError>> + Send;
+
+    /// Measures what is undelivered. Works for a standby too.
+    ///
+    /// # Errors
+    /// [`OutboxError::Unavailable`].
+    fn backlog(&self) -> impl Future<Output = Result<Backlog, OutboxError>> + Send;
+
+    /// Deletes one small step of what is dispatched and old; never anything undelivered or held.
+    ///
+    /// # Errors
+    /// [`OutboxError::Unavailable`].
+    fn purge(&self, limit: PurgeLimit) -> impl Future<Output = Result<Purged, OutboxError>> + Send;
+
+    /// Closes every session, giving up the lock. Never fails: what cannot be closed is dropped.
+    fn step_down(&self) -> impl Future<Output = ()> + Send;
+}

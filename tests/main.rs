@@ -1,0 +1,41 @@
+//! What the project promises, executed against a real database, a real Kafka broker and the real relay.
+
+mod config;
+
+mod cli;
+
+mod http;
+
+mod migrations;
+
+mod writing;
+
+mod grants;
+
+mod operate;
+
+mod conformance;
+
+mod explorer;
+
+mod plans;
+
+mod publisher;
+
+mod relay;
+
+mod verdicts;
+
+mod fuzz;
+
+mod crash;
+
+mod outage;
+
+mod database_faults;
+
+mod failover;
+
+mod leadership;
+
+mod demo;
