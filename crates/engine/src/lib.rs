@@ -13,6 +13,34 @@ pub mod operate;
 
 pub mod observe;
 
+pub mod relay;
+
+mod lead;
+
+mod pipeline;
+
+mod wake;
+
+mod read;
+
+mod topics;
+
+mod publish;
+
+mod classify;
+
+mod window;
+
+mod settle;
+
+mod held;
+
+mod release;
+
+mod purge;
+
+mod drain;
+
 pub use observe::{Event, Observe, Outcome, Side};
 pub use operate::{
     AuditedAction, Finding, HeldFilter, HeldMessage, HoldFailure, LeaderStatus, Operate, OperateError,
@@ -23,3 +51,4 @@ pub use outbox::{
     PurgeLimit, Purged, ReadPage, ReleaseQuery, Settlement, Start, Term,
 };
 pub use publisher::{EnqueueError, Publisher, PublisherStats, Report, Token, TopicState};
+pub use relay::{Relay, RelayConfig, RelayError, chain};

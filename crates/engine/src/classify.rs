@@ -1,0 +1,141 @@
+//! Takes delivery reports in. What an error means is decided by `outboxd_core::classify` alone; this is what follows.
+
+use outboxd_core::{Backoff, DeliveryError, Hold, HoldReason, HoldState, Verdict, classify};
+use rand::RngExt;
+use tokio::time::Instant;
+
+use crate::observe::{Event, Outcome};
+use crate::outbox::Outbox;
+use crate::pipeline::{Pipeline, Quiet};
+use crate::publish::log_hold;
+use crate::publisher::{Publisher, Report, Token};
+use crate::window::Meta;
+
+impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
+    pub(crate) fn classify_reports(&mut self, reports: &mut Vec<Report>) {
+        let now = Instant::now();
+        let mut acknowledged = 0;
+        for report in reports.drain(..) {
+            let Some((meta, alone)) = self.window.reported(report.token) else { continue };
+            self.alone = false;
+            match report.result {
+                Ok(receipt) => {
+                    acknowledged += 1;
+                    let age = now.saturating_duration_since(meta.inserted_at);
+                    self.observer.observe(&Event::Acknowledged { topic: &meta.topic, age });
+                    if meta.attempts() > 0 {
+                        self.held.free(meta.key_hash);
+                    }
+                    if !self.lasting.suspects.is_empty() {
+                        self.lasting.suspects.remove(&meta.seq);
+                    }
+                    tracing::trace!(target: "outboxd::publish", seq = meta.seq.0, message_id = %meta.id,
+                        correlation_id = meta.correlation_id, topic = &*meta.topic,
+                        partition = receipt.partition, offset = receipt.offset, "message is acknowledged");
+                    self.window.dispatched(report.token, meta, receipt, now);
+                }
+                Err(error) => self.failed(report.token, &meta, alone, &error),
+            }
+        }
+        self.full = false;
+        if acknowledged > 0 {
+            self.observer.observe(&Event::Attempt { outcome: Outcome::Acknowledged, messages: acknowledged });
+            self.kafka_answers();
+        } else {
+            self.heard_at = now;
+        }
+    }
+
+    fn failed(&mut self, token: Token, meta: &Meta, alone: bool, error: &DeliveryError) {
+        let attempts = meta.attempts();
+        let verdict = classify(error.fault, alone, attempts, self.config.attempts_max);
+        tracing::debug!(target: "outboxd::classify", seq = meta.seq.0, message_id = %meta.id,
+            correlation_id = meta.correlation_id, topic = &*meta.topic, error = error.code, ?verdict, "attempt failed");
+        let outcome = match verdict {
+            Verdict::Outage | Verdict::OutageOfProducer => {
+                let renew = verdict == Verdict::OutageOfProducer;
+                self.kafka_is_out(&error.code);
+                self.rewind_when_quiet(true, renew);
+                Outcome::Outage
+            }
+            Verdict::TryAlone => {
+                self.lasting.suspects.insert(meta.seq);
+                self.rewind_when_quiet(false, false);
+                Outcome::TryAlone
+            }
+            Verdict::HoldTopic(reason) => {
+                let random = self.lasting.rng.random();
+                if self.lasting.topics.hold(&meta.topic, reason, Instant::now(), random) {
+                    tracing::error!(target: "outboxd::classify", topic = &*meta.topic, reason = reason.as_str(),
+                        "topic cannot be written to; its messages are held");
+                }
+                self.hold_reported(token, meta, HoldState::Topic, reason, attempts, error);
+                Outcome::HoldTopic
+            }
+            Verdict::Retry => {
+                self.hold_reported(
+                    token,
+                    meta,
+                    HoldState::Retry,
+                    HoldReason::UnknownError,
+                    attempts + 1,
+                    error,
+                );
+                Outcome::Retry
+            }
+            Verdict::Park(reason) => {
+                self.lasting.suspects.remove(&meta.seq);
+                self.hold_reported(token, meta, HoldState::Parked, reason, attempts + 1, error);
+                Outcome::Parked
+            }
+            // Only an acknowledgement brings it, and that is no failure.
+            Verdict::Dispatched(_) => Outcome::Acknowledged,
+        };
+        self.observer.observe(&Event::Attempt { outcome, messages: 1 });
+    }
+
+    fn hold_reported(
+        &mut self,
+        token: Token,
+        meta: &Meta,
+        state: HoldState,
+        reason: HoldReason,
+        attempts: u32,
+        error: &DeliveryError,
+    ) {
+        let mut backoff = Backoff::new(self.config.backoff_min, self.config.backoff_max);
+        let due_in =
+            (0..attempts).map(|_| backoff.next(self.lasting.rng.random())).last().unwrap_or_default();
+        let hold = Hold {
+            seq: meta.seq,
+            topic: meta.topic.to_string(),
+            key_hash: meta.key_hash,
+            state,
+            reason,
+            error: Some(error.code.clone()),
+            attempts,
+            due_in,
+        };
+        log_hold(meta, &hold);
+        self.observer.observe(&Event::Held { reason, parked: state == HoldState::Parked });
+        self.observer.observe(&Event::Overtaken);
+        // One released without a failed attempt was freed when it was handed to the client.
+        if meta.attempts() == 0 {
+            self.held.hold(meta.key_hash);
+        }
+        self.window.held(token, hold);
+    }
+
+    /// Stops feeding. A wish for a pause or a new client is never taken back by a later report.
+    fn rewind_when_quiet(&mut self, pause: bool, renew: bool) {
+        let (quiet, since) = match self.quiet {
+            Some((Quiet::Rewind { pause: paused, renew: renewed }, since)) => {
+                (Quiet::Rewind { pause: pause || paused, renew: renew || renewed }, since)
+            }
+            Some((Quiet::Drain, since)) => (Quiet::Drain, since),
+            Some((Quiet::Renew, _)) | None => (Quiet::Rewind { pause, renew }, Instant::now()),
+        };
+        self.quiet = Some((quiet, since));
+        self.feed.clear();
+    }
+}

@@ -1,0 +1,49 @@
+//! Coming to rest: every report in, every verdict settled, and then whatever made the loop stop.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::outbox::Outbox;
+use crate::pipeline::{End, Pipeline, Quiet};
+use crate::publisher::Publisher;
+
+/// What is left of the grace period for the last settle, whatever Kafka does.
+const SETTLE_RESERVE: Duration = Duration::from_secs(3);
+
+impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
+    /// Once everything is at rest, what the quiet was for. Also when it takes too long.
+    pub(crate) async fn quieted(&mut self) -> Option<End> {
+        let (quiet, since) = self.quiet?;
+        let waited = since.elapsed();
+        let reports_in = self.window.outstanding() == 0;
+        let patience = match quiet {
+            // A producer that is beyond repair answers nothing more.
+            Quiet::Rewind { renew: true, .. } => Duration::ZERO,
+            Quiet::Rewind { .. } | Quiet::Renew => self.config.outage_after,
+            Quiet::Drain => self.config.grace.saturating_sub(SETTLE_RESERVE.min(self.config.grace / 4)),
+        };
+        if !reports_in && waited < patience {
+            return None;
+        }
+        let settling = !self.settle.task.is_empty() || self.window.has_ready();
+        let settle_patience = match quiet {
+            Quiet::Drain => self.config.grace,
+            Quiet::Rewind { .. } | Quiet::Renew => patience + self.config.outage_after,
+        };
+        if settling && waited < settle_patience {
+            return None;
+        }
+        match quiet {
+            Quiet::Drain => Some(End::Drained),
+            Quiet::Rewind { pause, renew } => Some(End::Rewind { pause, renew: renew || !reports_in }),
+            Quiet::Renew if reports_in => {
+                self.publisher.renew().await;
+                self.heard_at = Instant::now();
+                self.quiet = None;
+                None
+            }
+            Quiet::Renew => Some(End::Rewind { pause: true, renew: true }),
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Which keys are busy, and when held messages may leave.
+//!
+//! A key is busy while it has a held row *or* a hold that is decided and not yet a row: asking the table alone, or freeing
+//! a key with its last row, would let a newer message overtake. So messages are counted per key here, up when the hold is
+//! decided and down when the message is handed to the client in its order (if no attempt of it ever failed) or when it
+//! is acknowledged (if one did).
+//!
+//! A release round stops taking pages, waits until every decided hold is a row, and only then asks which messages may
+//! go. What it frees is therefore all there is, and a key under constant traffic returns to the direct path.
+
+use std::collections::HashMap;
+
+use outboxd_core::KeyHash;
+
+use crate::outbox::{HeldCount, HeldSignal};
+
+/// Where a release round stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Round {
+    /// None is under way.
+    #[default]
+    Idle,
+    /// The outbox is being asked whether one is needed.
+    Asking,
+    /// Pages wait until every decided hold is a row.
+    Barrier { unblocked: Vec<KeyHash> },
+    /// The messages are being read.
+    Reading,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct HeldBook {
+    busy: HashMap<KeyHash, u32>,
+    pub(crate) actions: i64,
+    pub(crate) round: Round,
+    /// Held rows may exist: worth asking.
+    pub(crate) any: bool,
+}
+
+impl HeldBook {
+    pub(crate) fn new(held: &[HeldCount], actions: i64) -> Self {
+        let mut book = Self { actions, any: true, ..Self::default() };
+        book.count_again(held, actions);
+        book
+    }
+
+    /// Replaces the counts by what the table says. Only while no hold is undecided or unsettled.
+    pub(crate) fn count_again(&mut self, held: &[HeldCount], actions: i64) {
+        self.actions = actions;
+        self.busy = held.iter().map(|count| (count.key_hash, count.messages)).collect();
+    }
+
+    pub(crate) fn is_busy(&self, key: Option<KeyHash>) -> bool {
+        key.is_some_and(|key| self.busy.contains_key(&key))
+    }
+
+    pub(crate) fn hold(&mut self, key: Option<KeyHash>) {
+        self.any = true;
+        if let Some(key) = key {
+            *self.busy.entry(key).or_insert(0) += 1;
+        }
+    }
+
+    pub(crate) fn free(&mut self, key: Option<KeyHash>) {
+        if let Some(key) = key
+            && let Some(count) = self.busy.get_mut(&key)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.busy.remove(&key);
+            }
+        }
+    }
+
+    /// Takes the outbox's answer in; starts a round if one is needed.
+    pub(crate) fn signalled(&mut self, signal: HeldSignal, holds_unsettled: usize) {
+        self.any = signal.messages > 0 || holds_unsettled > 0 || !self.busy.is_empty();
+        let needed = signal.due || !signal.unblocked.is_empty() || signal.actions != self.actions;
+        self.round = if needed { Round::Barrier { unblocked: signal.unblocked } } else { Round::Idle };
+    }
+}
+
+impl HeldBook {
+    /// Whether pages must wait for the release round.
+    pub(crate) fn pages_wait(&self) -> bool {
+        matches!(self.round, Round::Barrier { .. } | Round::Reading)
+    }
+}

@@ -1,0 +1,121 @@
+//! A term of leadership: taking it, keeping it, giving it up.
+//!
+//! One relay leads, any number stand by. Liveness is the database's business (a lock that a dead session frees, or a lease);
+//! safety is the epoch and nonce that every settle names. Memory is valid only within a term: when the term ends for
+//! whatever reason, everything is dropped and the next one starts from the settled cursor.
+
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::observe::{Event, Observe};
+use crate::outbox::{Outbox, OutboxError, Term};
+use crate::pipeline::{End, Pipeline};
+use crate::publisher::Publisher;
+use crate::purge;
+use crate::relay::{Relay, RelayConfig};
+
+/// How a term ended.
+#[derive(Debug)]
+pub(crate) enum TermEnd {
+    Drained,
+    Lost(OutboxError),
+}
+
+impl<O: Outbox, P: Publisher> Relay<O, P> {
+    /// Leads until drained or lost.
+    pub(crate) async fn serve(&mut self, term: Term, drain: &CancellationToken) -> TermEnd {
+        let mut background = JoinSet::new();
+        background.spawn(keep(Arc::clone(&self.outbox), term));
+        background.spawn(purge::upkeep(
+            Arc::clone(&self.outbox),
+            Arc::clone(&self.observer),
+            self.config.clone(),
+        ));
+        let end = self.runs(term, &mut background, drain).await;
+        background.shutdown().await;
+        match &end {
+            TermEnd::Drained => {
+                self.publisher.flush(std::time::Duration::ZERO).await;
+            }
+            // What is still queued must not go out under a lead that is lost.
+            TermEnd::Lost(_) => self.publisher.renew().await,
+        }
+        self.outbox.step_down().await;
+        end
+    }
+
+    async fn runs(
+        &mut self,
+        term: Term,
+        background: &mut JoinSet<OutboxError>,
+        drain: &CancellationToken,
+    ) -> TermEnd {
+        let mut rewinds = outboxd_core::Backoff::new(self.config.backoff_min, self.config.backoff_max);
+        loop {
+            let start = match self.outbox.start(term).await {
+                Ok(start) => start,
+                Err(error) => return TermEnd::Lost(error),
+            };
+            tracing::debug!(target: "outboxd::lead", epoch = term.epoch, high = start.cursor.high.0,
+                "dispatching from the settled cursor");
+            let began = Instant::now();
+            let pipeline = Pipeline::new(
+                &self.outbox,
+                &mut self.publisher,
+                &self.config,
+                &self.observer,
+                &mut self.lasting,
+                (term, start),
+            );
+            match Box::pin(pipeline.run(background, drain)).await {
+                End::Drained => return TermEnd::Drained,
+                End::Lost(error) => return TermEnd::Lost(error),
+                End::Rewind { pause, renew } => {
+                    if renew {
+                        self.publisher.renew().await;
+                        self.observer.observe(&Event::Reconnected { side: crate::observe::Side::Kafka });
+                    }
+                    if began.elapsed() > self.config.backoff_max {
+                        rewinds.reset();
+                    }
+                    if pause {
+                        let pause = rewinds.next(rand::RngExt::random(&mut self.lasting.rng));
+                        tokio::select! {
+                            Some(ended) = background.join_next() => {
+                                return TermEnd::Lost(crate::pipeline::ended_with(ended));
+                            }
+                            () = self.rest(pause, drain) => {}
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Keeps the lead session alive. Ends only when that fails.
+async fn keep<O: Outbox>(outbox: Arc<O>, term: Term) -> OutboxError {
+    loop {
+        tokio::time::sleep(term.keep_every).await;
+        if let Err(error) = outbox.keep(term).await {
+            return error;
+        }
+    }
+}
+
+/// Measures the backlog and tells the observer; a failure is logged and costs nothing else.
+pub(crate) async fn measure<O: Outbox>(outbox: &O, observer: &dyn Observe) {
+    match outbox.backlog().await {
+        Ok(backlog) => observer.observe(&Event::BacklogMeasured(&backlog)),
+        Err(error) => tracing::debug!(target: "outboxd::lead", error = crate::relay::chain(&error),
+            "backlog cannot be measured"),
+    }
+}
+
+/// How often, in one place for leader and standby.
+pub(crate) fn backlog_every(config: &RelayConfig) -> std::time::Duration {
+    config.backlog_every
+}

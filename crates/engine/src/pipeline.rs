@@ -1,0 +1,299 @@
+//! One run from the settled cursor: pages in, records out, reports in, settles out.
+//!
+//! All state belongs to the task that loops in [`Pipeline::run`]. Everything that takes time runs beside it in a `JoinSet`
+//! and answers through the `select!`, whose branches are all cancel safe: channel receives, `join_next`, timers and
+//! [`Publisher::reports`] (by its contract). A run ends with an [`End`]; whoever called decides what follows.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use outboxd_core::{Cursor, Message};
+use rand::rngs::StdRng;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::held::HeldBook;
+use crate::observe::{Event, Observe, Side};
+use crate::outbox::{Due, HeldChange, HeldSignal, Outbox, OutboxError, Start, Term};
+use crate::publisher::{Publisher, Report, Token, TopicState};
+use crate::read::{self, ReadSettings, Readable};
+use crate::relay::RelayConfig;
+use crate::topics::Topics;
+use crate::window::{Meta, Window};
+
+/// How often the loop looks at its clocks.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Why a run ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// Asked to; everything that could be settled is.
+    Drained,
+    /// Go back to the settled cursor. `pause`: wait first; `renew`: with a new client.
+    Rewind { pause: bool, renew: bool },
+    /// The term is over.
+    Lost(OutboxError),
+}
+
+/// What feeding has stopped for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Quiet {
+    /// Rewind once every report is in.
+    Rewind { pause: bool, renew: bool },
+    /// Renew the client once every report is in, then go on.
+    Renew,
+    /// End once every report is in.
+    Drain,
+}
+
+/// A message that waits to be handed to the client, in order.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) token: Token,
+    pub(crate) message: Message,
+}
+
+/// What asking the outbox about held messages brought.
+#[derive(Debug)]
+pub(crate) enum HeldAnswer {
+    Signal(HeldSignal),
+    Due(Vec<Due>, Option<HeldChange>),
+}
+
+/// What outlives a run: it belongs to the relay.
+#[derive(Debug)]
+pub(crate) struct Lasting {
+    pub(crate) topics: Topics,
+    /// Messages that failed in company and must be tried alone.
+    pub(crate) suspects: BTreeSet<outboxd_core::Seq>,
+    pub(crate) rng: StdRng,
+    /// The next frame's number.
+    pub(crate) frame: u64,
+    /// Since when Kafka does not answer.
+    pub(crate) kafka_out_since: Option<Instant>,
+}
+
+pub(crate) struct Pipeline<'r, O: Outbox, P: Publisher> {
+    pub(crate) outbox: &'r Arc<O>,
+    pub(crate) publisher: &'r mut P,
+    pub(crate) config: &'r RelayConfig,
+    pub(crate) observer: &'r Arc<dyn Observe>,
+    pub(crate) lasting: &'r mut Lasting,
+    pub(crate) term: Term,
+    pub(crate) settled: Cursor,
+    pub(crate) window: Window,
+    pub(crate) feed: VecDeque<Waiting>,
+    pub(crate) held: HeldBook,
+    pub(crate) quiet: Option<(Quiet, Instant)>,
+    /// A record that is published with nothing else in flight.
+    pub(crate) alone: bool,
+    /// The client's queue is full: wait for a report.
+    pub(crate) full: bool,
+    pub(crate) settle: crate::settle::Settler,
+    pub(crate) look_ups: JoinSet<Vec<(String, TopicState)>>,
+    pub(crate) look_up_at: Option<Instant>,
+    pub(crate) look_up_backoff: outboxd_core::Backoff,
+    pub(crate) held_calls: JoinSet<Result<HeldAnswer, OutboxError>>,
+    pub(crate) held_at: Instant,
+    pub(crate) heard_at: Instant,
+}
+
+impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
+    pub(crate) fn new(
+        outbox: &'r Arc<O>,
+        publisher: &'r mut P,
+        config: &'r RelayConfig,
+        observer: &'r Arc<dyn Observe>,
+        lasting: &'r mut Lasting,
+        (term, start): (Term, Start),
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            outbox,
+            publisher,
+            config,
+            observer,
+            window: Window::starting_at(lasting.frame),
+            lasting,
+            term,
+            held: HeldBook::new(&start.held, start.actions),
+            settled: start.cursor,
+            feed: VecDeque::new(),
+            quiet: None,
+            alone: false,
+            full: false,
+            settle: crate::settle::Settler::default(),
+            look_ups: JoinSet::new(),
+            look_up_at: None,
+            look_up_backoff: outboxd_core::Backoff::new(config.backoff_min, config.backoff_max),
+            held_calls: JoinSet::new(),
+            held_at: now,
+            heard_at: now,
+        }
+    }
+
+    /// Runs until there is a reason to stop. `background` holds the term's own tasks; each of them ends only with an error.
+    pub(crate) async fn run(
+        mut self,
+        background: &mut JoinSet<OutboxError>,
+        drain: &CancellationToken,
+    ) -> End {
+        let mut reading = JoinSet::new();
+        let mut pages =
+            read::start(&mut reading, self.outbox, self.settled.clone(), self.read_settings(), self.observer);
+        let end = self.turn(&mut reading, &mut pages, background, drain).await;
+        reading.abort_all();
+        self.lasting.frame = self.window.next_number();
+        let again = self.window.possible_duplicates();
+        if again > 0 {
+            self.observer.observe(&Event::PossibleDuplicates { messages: again });
+        }
+        end
+    }
+
+    async fn turn(
+        &mut self,
+        reading: &mut JoinSet<OutboxError>,
+        pages: &mut mpsc::Receiver<Readable>,
+        background: &mut JoinSet<OutboxError>,
+        drain: &CancellationToken,
+    ) -> End {
+        let mut reports: Vec<Report> = Vec::new();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            self.feed();
+            self.start_settle();
+            if let Some(end) = self.quieted().await {
+                return end;
+            }
+            let takes_pages = self.takes_pages();
+            let settle_at = self.settle_at();
+            tokio::select! {
+                biased;
+                () = drain.cancelled(), if !self.is_draining() => {
+                    // What was read and not published stays in the outbox.
+                    reading.abort_all();
+                    self.feed.clear();
+                    self.quiet = Some((Quiet::Drain, Instant::now()));
+                }
+                Some(ended) = background.join_next() => return End::Lost(ended_with(ended)),
+                Some(ended) = reading.join_next(), if !self.is_draining() => {
+                    return End::Lost(ended_with(ended));
+                }
+                Some(written) = self.settle.task.join_next() => {
+                    if let Err(error) = self.settle_written(written) {
+                        return End::Lost(error);
+                    }
+                }
+                // Before the reports: pages are bounded by the budget, so they cannot starve anything.
+                Some(page) = pages.recv(), if takes_pages => self.take_page(page),
+                () = self.publisher.reports(&mut reports), if self.window.outstanding() > 0 => {
+                    self.classify_reports(&mut reports);
+                }
+                Some(answers) = self.look_ups.join_next() => {
+                    self.learn_topics(answers.unwrap_or_default());
+                }
+                Some(answer) = self.held_calls.join_next() => {
+                    let answer = answer.unwrap_or_else(|error| {
+                        Err(OutboxError::unavailable("ask for held messages", error))
+                    });
+                    match answer {
+                        Ok(answer) => self.held_answered(answer),
+                        Err(error) => return End::Lost(error),
+                    }
+                }
+                () = tokio::time::sleep_until(settle_at.unwrap_or_else(Instant::now)), if settle_at.is_some() => {}
+                _ = tick.tick() => self.tick(),
+            }
+            self.hold_round();
+        }
+    }
+
+    fn read_settings(&self) -> ReadSettings {
+        ReadSettings {
+            limit: self.config.page,
+            in_flight_messages: self.config.in_flight_messages,
+            in_flight_bytes: self.config.in_flight_bytes,
+            poll_min: self.config.poll_min,
+            poll_max: self.config.poll_max,
+        }
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        matches!(self.quiet, Some((Quiet::Drain, _)))
+    }
+
+    fn takes_pages(&self) -> bool {
+        self.feed.is_empty() && self.quiet.is_none() && !self.held.pages_wait()
+    }
+
+    fn take_page(&mut self, page: Readable) {
+        let (frame, messages) = page.read.page.into_parts();
+        let metas = messages.iter().map(|message| self.meta(message, page.read_at, None)).collect();
+        let number = self.window.push_page(frame, metas, page.bytes, page.budget);
+        self.queue(number, messages);
+    }
+
+    pub(crate) fn queue(&mut self, frame: u64, messages: Vec<Message>) {
+        let waiting = messages.into_iter().enumerate();
+        self.feed
+            .extend(waiting.map(|(index, message)| Waiting { token: Window::token(frame, index), message }));
+    }
+
+    pub(crate) fn meta(&mut self, message: &Message, read_at: Instant, released: Option<u32>) -> Meta {
+        Meta {
+            seq: message.seq,
+            id: message.id,
+            correlation_id: message.correlation_id.clone(),
+            topic: self.lasting.topics.name(&message.topic),
+            key_hash: outboxd_core::KeyHash::of(message),
+            released,
+            inserted_at: read_at.checked_sub(message.age).unwrap_or(read_at),
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        self.observer.observe(&Event::Heartbeat);
+        self.observer.observe(&Event::InFlight {
+            messages: self.window.messages(),
+            bytes: self.window.bytes(),
+            publisher: self.publisher.stats(),
+        });
+        if self.window.outstanding() > 0
+            && now.saturating_duration_since(self.heard_at) > self.config.outage_after
+        {
+            self.kafka_is_out("no broker has acknowledged anything");
+        }
+        let again = self.lasting.topics.ask_again(now);
+        self.look_up(&again);
+        if self.look_up_at.is_some_and(|at| at <= now) {
+            self.look_up_at = None;
+        }
+    }
+
+    pub(crate) fn kafka_is_out(&mut self, why: &str) {
+        if self.lasting.kafka_out_since.is_none() {
+            self.lasting.kafka_out_since = Some(self.heard_at);
+            tracing::warn!(target: "outboxd::publish", why, "kafka is not available; waiting, nothing is lost");
+            self.observer.observe(&Event::OutageBegan { side: Side::Kafka });
+        }
+    }
+
+    pub(crate) fn kafka_answers(&mut self) {
+        self.heard_at = Instant::now();
+        if let Some(since) = self.lasting.kafka_out_since.take() {
+            let lasted = self.heard_at.saturating_duration_since(since);
+            tracing::info!(target: "outboxd::publish", lasted_s = lasted.as_secs_f64(), "kafka is available again");
+            self.observer.observe(&Event::OutageEnded { side: Side::Kafka, lasted });
+        }
+    }
+}
+
+pub(crate) fn ended_with(ended: Result<OutboxError, tokio::task::JoinError>) -> OutboxError {
+    ended.unwrap_or_else(|error| OutboxError::unavailable("run a task of the term", error))
+}

@@ -1,0 +1,217 @@
+//! Hands messages to the client in the order in which they were read, and stops where one must wait.
+//!
+//! A message is held here, before it is published, if its topic cannot be written to or its key is busy, and parked if it is
+//! refused for its own sake: nothing of its key has been published after it then.
+
+use outboxd_core::{
+    Hold, HoldReason, HoldState, Message, Refusal, Verdict, classify, record::topic_is_legal, route,
+};
+use tokio::time::Instant;
+
+use crate::observe::{Event, Outcome};
+use crate::outbox::Outbox;
+use crate::pipeline::{Pipeline, Quiet, Waiting};
+use crate::publisher::{EnqueueError, Publisher, Token, TopicState};
+use crate::topics::Leave;
+use crate::window::Meta;
+
+/// Look-ups that carry at most so many topics each.
+const TOPICS_PER_LOOK_UP: usize = 100;
+
+/// What becomes of the message at the front of the feed.
+enum Step {
+    /// Handed to the client, to be published with nothing else in flight or not.
+    Published { alone: bool },
+    /// Set aside without being published.
+    Held(Hold),
+    /// Cannot be decided now; it stays at the front.
+    Wait,
+}
+
+impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
+    /// Publishes what waits, until something must be waited for.
+    pub(crate) fn feed(&mut self) {
+        let mut published = 0;
+        while self.quiet.is_none() && !self.alone && !self.full {
+            let Some(waiting) = self.feed.pop_front() else { break };
+            match self.step(&waiting) {
+                Step::Published { alone } => {
+                    self.alone = alone;
+                    published += 1;
+                }
+                Step::Held(hold) => self.set_aside(waiting.token, hold),
+                Step::Wait => {
+                    self.feed.push_front(waiting);
+                    break;
+                }
+            }
+        }
+        if published > 0 {
+            self.observer.observe(&Event::Enqueued { messages: published });
+        }
+    }
+
+    fn step(&mut self, waiting: &Waiting) -> Step {
+        let message = &waiting.message;
+        let Some(meta) = self.window.open(waiting.token) else { return Step::Wait };
+        let (released, key_hash) = (meta.released, meta.key_hash);
+        if !topic_is_legal(&message.topic) {
+            let refusal = Refusal::IllegalTopic { topic: outboxd_core::record::shortened(&message.topic) };
+            return Step::Held(self.parked(message, &refusal, released));
+        }
+        let info = match self.lasting.topics.leave(&message.topic) {
+            Leave::Write(info) => info,
+            Leave::Hold(reason) => return Step::Held(hold(message, HoldState::Topic, reason, released)),
+            Leave::Ask => {
+                self.ask_for_topics();
+                return Step::Wait;
+            }
+        };
+        if released.is_none() && self.held.is_busy(key_hash) {
+            return Step::Held(hold(message, HoldState::Behind, HoldReason::Behind, released));
+        }
+        let record = match route(message, info) {
+            Ok(record) => record,
+            Err(refusal) => {
+                let rests_on_topic =
+                    matches!(refusal, Refusal::TooLarge { .. } | Refusal::NoSuchPartition { .. });
+                if rests_on_topic && self.lasting.topics.doubt(&message.topic, Instant::now()) {
+                    self.ask_for_topics();
+                    return Step::Wait;
+                }
+                return Step::Held(self.parked(message, &refusal, released));
+            }
+        };
+        let alone =
+            self.lasting.suspects.contains(&message.seq) || released.is_some_and(|attempts| attempts > 0);
+        if alone && self.window.outstanding() > 0 {
+            return Step::Wait;
+        }
+        if self.window.outstanding() == 0 {
+            // Silence is measured from here: nothing was owed before.
+            self.heard_at = Instant::now();
+        }
+        match self.publisher.enqueue(waiting.token, record) {
+            Ok(()) => {
+                self.window.published(waiting.token, alone);
+                if released == Some(0) {
+                    // In its order with the client: newer messages of its key may follow.
+                    self.held.free(key_hash);
+                }
+                Step::Published { alone }
+            }
+            Err(EnqueueError::Full(_)) => {
+                self.full = self.window.outstanding() > 0;
+                Step::Wait
+            }
+            Err(EnqueueError::Refused(refusal)) => Step::Held(self.parked(message, &refusal, released)),
+            Err(EnqueueError::Fault(error)) => {
+                self.not_enqueued(&error);
+                Step::Wait
+            }
+        }
+    }
+
+    /// The client could not take the record: an outage, whatever the fault, because nothing was sent.
+    fn not_enqueued(&mut self, error: &outboxd_core::DeliveryError) {
+        let renew = matches!(classify(error.fault, true, 0, u32::MAX), Verdict::OutageOfProducer);
+        self.kafka_is_out(&error.code);
+        self.quiet = Some((Quiet::Rewind { pause: true, renew }, Instant::now()));
+    }
+
+    fn parked(&mut self, message: &Message, refusal: &Refusal, released: Option<u32>) -> Hold {
+        let mut hold = hold(message, HoldState::Parked, refusal.into(), released);
+        hold.error = Some(refusal.to_string());
+        hold.attempts += 1;
+        self.observer.observe(&Event::Attempt { outcome: Outcome::Parked, messages: 1 });
+        hold
+    }
+
+    /// Gives a message its verdict: held. Its key is busy from now on.
+    pub(crate) fn set_aside(&mut self, token: Token, hold: Hold) {
+        let parked = hold.state == HoldState::Parked;
+        self.observer.observe(&Event::Held { reason: hold.reason, parked });
+        if let Some(meta) = self.window.open(token) {
+            log_hold(meta, &hold);
+            // A released message that was not handed to the client has been counted all along.
+            if meta.released.is_none() {
+                self.held.hold(hold.key_hash);
+            }
+        }
+        self.window.held(token, hold);
+    }
+
+    pub(crate) fn ask_for_topics(&mut self) {
+        if self.look_up_at.is_none() {
+            let unknown = self.lasting.topics.ask_unknown();
+            self.look_up(&unknown);
+        }
+    }
+
+    pub(crate) fn look_up(&mut self, topics: &[String]) {
+        for some in topics.chunks(TOPICS_PER_LOOK_UP) {
+            self.look_ups.spawn(self.publisher.look_up(some.to_vec()));
+        }
+    }
+
+    /// Takes look-ups in. Topics that nothing is known of yet are asked for again after a pause.
+    pub(crate) fn learn_topics(&mut self, answers: Vec<(String, TopicState)>) {
+        let now = Instant::now();
+        for (topic, state) in answers {
+            let random = rand::RngExt::random(&mut self.lasting.rng);
+            let changed = self.lasting.topics.learn(&topic, &state, now, random);
+            match &state {
+                TopicState::Unreachable(error) => {
+                    let pause = self.look_up_backoff.next(random);
+                    self.look_up_at = Some(now + pause);
+                    self.kafka_is_out(&error.code);
+                }
+                TopicState::Writable(_) | TopicState::Held(_) => {
+                    self.look_up_backoff.reset();
+                    if self.window.outstanding() == 0 {
+                        self.kafka_answers();
+                    }
+                }
+            }
+            match &state {
+                TopicState::Held(reason) if changed => tracing::error!(target: "outboxd::publish",
+                    topic, reason = reason.as_str(), "topic cannot be written to; its messages are held"),
+                TopicState::Writable(_) if changed => {
+                    tracing::info!(target: "outboxd::publish", topic, "topic can be written to again");
+                    self.held_at = now;
+                }
+                _ => {}
+            }
+        }
+        if self.publisher.must_renew() && self.quiet.is_none() {
+            self.quiet = Some((Quiet::Renew, now));
+        }
+    }
+}
+
+/// A hold of a message that was not published now. Attempts charged earlier stay charged.
+pub(crate) fn hold(message: &Message, state: HoldState, reason: HoldReason, released: Option<u32>) -> Hold {
+    Hold {
+        seq: message.seq,
+        topic: message.topic.clone(),
+        key_hash: outboxd_core::KeyHash::of(message),
+        state,
+        reason,
+        error: None,
+        attempts: released.unwrap_or(0),
+        due_in: std::time::Duration::ZERO,
+    }
+}
+
+pub(crate) fn log_hold(meta: &Meta, hold: &Hold) {
+    let (seq, message_id, correlation_id) = (meta.seq.0, &meta.id, &meta.correlation_id);
+    let (topic, reason) = (&*meta.topic, hold.reason.as_str());
+    let key_hash = hold.key_hash.map(|hash| hash.to_string());
+    if hold.state == HoldState::Parked {
+        tracing::error!(target: "outboxd::held", seq, %message_id, correlation_id, topic, key_hash, reason,
+            error = hold.error, "message is parked: an operator must retry or discard it");
+    } else {
+        tracing::debug!(target: "outboxd::held", seq, %message_id, correlation_id, topic, key_hash, reason,
+            error = hold.error, "message is held");
+    }
+}

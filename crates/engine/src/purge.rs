@@ -1,0 +1,47 @@
+//! Upkeep beside the path: measures what is undelivered, and deletes what is dispatched and old in small steps.
+//!
+//! Purge never deletes anything undelivered or held; the outbox sees to it in its statement. A failed step is logged and
+//! tried again: nothing that is dispatched depends on it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::lead::{backlog_every, measure};
+use crate::observe::{Event, Observe};
+use crate::outbox::{Outbox, OutboxError};
+use crate::relay::{RelayConfig, chain};
+
+/// Between two steps of one purge, so that it never keeps the database busy.
+const STEP_PAUSE: Duration = Duration::from_millis(50);
+
+/// Runs for the length of a term. Never ends by itself.
+pub(crate) async fn upkeep<O: Outbox>(
+    outbox: Arc<O>,
+    observer: Arc<dyn Observe>,
+    config: RelayConfig,
+) -> OutboxError {
+    let mut measure_at = Instant::now();
+    let mut purge_at = measure_at + config.purge_every;
+    loop {
+        tokio::time::sleep_until(measure_at.min(purge_at)).await;
+        if Instant::now() >= measure_at {
+            measure(&*outbox, &*observer).await;
+            measure_at = Instant::now() + backlog_every(&config);
+        }
+        if Instant::now() >= purge_at {
+            let more = match outbox.purge(config.purge).await {
+                Ok(purged) => {
+                    observer.observe(&Event::PurgeStep(purged));
+                    purged.more
+                }
+                Err(error) => {
+                    tracing::warn!(target: "outboxd::purge", error = chain(&error), "purge step failed");
+                    false
+                }
+            };
+            purge_at = Instant::now() + if more { STEP_PAUSE } else { config.purge_every };
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The release round: when held messages are asked for, and how they re-enter the path.
+
+use std::sync::Arc;
+
+use outboxd_core::Message;
+use tokio::time::Instant;
+
+use crate::held::Round;
+use crate::observe::Event;
+use crate::outbox::{Due, HeldChange, Outbox, PageLimit, ReleaseQuery};
+use crate::pipeline::{HeldAnswer, Pipeline};
+use crate::publisher::Publisher;
+
+/// Messages released in one round.
+const RELEASE_MAX: u32 = 1_000;
+/// Of those, how many may have failed before: each of them stops everything else while it is tried alone.
+const ALONE_MAX: usize = 16;
+
+impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
+    /// Moves the release round on.
+    pub(crate) fn hold_round(&mut self) {
+        if self.quiet.is_some() {
+            return;
+        }
+        let now = Instant::now();
+        match &self.held.round {
+            Round::Idle if self.held.any && now >= self.held_at => {
+                self.held_at = now + self.config.held_every;
+                self.held.round = Round::Asking;
+                let (outbox, topics) = (Arc::clone(self.outbox), self.lasting.topics.held());
+                self.held_calls.spawn(async move { outbox.held(&topics).await.map(HeldAnswer::Signal) });
+            }
+            Round::Barrier { unblocked }
+                if self.feed.is_empty()
+                    && self.window.holds_unsettled() == 0
+                    && !self.window.has_releases() =>
+            {
+                let query = ReleaseQuery {
+                    topics_held: self.lasting.topics.held(),
+                    unblocked: unblocked.clone(),
+                    limit: PageLimit { messages: RELEASE_MAX, bytes: self.config.page.bytes },
+                };
+                let (outbox, actions) = (Arc::clone(self.outbox), self.held.actions);
+                self.held.round = Round::Reading;
+                self.held_calls.spawn(async move {
+                    let (due, change) = outbox.due(&query, actions).await?;
+                    Ok(HeldAnswer::Due(due, change))
+                });
+            }
+            Round::Idle | Round::Asking | Round::Barrier { .. } | Round::Reading => {}
+        }
+    }
+
+    pub(crate) fn held_answered(&mut self, answer: HeldAnswer) {
+        match answer {
+            HeldAnswer::Signal(signal) => self.held.signalled(signal, self.window.holds_unsettled()),
+            HeldAnswer::Due(due, change) => self.release(due, change),
+        }
+    }
+
+    fn release(&mut self, due: Vec<Due>, change: Option<HeldChange>) {
+        self.held.round = Round::Idle;
+        if let Some(change) = change {
+            self.held.count_again(&change.held, change.actions);
+        }
+        if self.quiet.is_some() {
+            return;
+        }
+        if u32::try_from(due.len()).is_ok_and(|len| len >= RELEASE_MAX) {
+            self.held_at = Instant::now();
+        }
+        let mut failed_before = 0;
+        let (mut metas, mut messages, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let now = Instant::now();
+        for Due { message, attempts } in due {
+            failed_before += usize::from(attempts > 0);
+            if attempts > 0 && failed_before > ALONE_MAX {
+                continue;
+            }
+            metas.push(self.meta(&message, now, Some(attempts)));
+            bytes += Message::cost_bytes(&message);
+            messages.push(message);
+        }
+        if messages.is_empty() {
+            return;
+        }
+        self.observer.observe(&Event::Released { messages: messages.len() });
+        tracing::debug!(target: "outboxd::held", messages = messages.len(), "held messages are published again");
+        let frame = self.window.push_release(metas, bytes);
+        self.queue(frame, messages);
+    }
+}

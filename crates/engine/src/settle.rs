@@ -1,0 +1,93 @@
+//! Advances the cursor over the prefix in which every message has its verdict: one fenced write at a time, off the latency
+//! path, coalesced to some tens a second.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use outboxd_core::Cursor;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+
+use crate::observe::Event;
+use crate::outbox::{Outbox, OutboxError, Settlement};
+use crate::pipeline::Pipeline;
+use crate::publisher::Publisher;
+
+/// A settle that is written or failed.
+#[derive(Debug)]
+pub(crate) struct Written {
+    after: Cursor,
+    dispatched: u64,
+    holds: usize,
+    released: usize,
+    took: Duration,
+}
+
+/// The settle under way.
+#[derive(Debug)]
+pub(crate) struct Settler {
+    pub(crate) task: JoinSet<Result<Written, OutboxError>>,
+    began_at: Instant,
+}
+
+impl Default for Settler {
+    fn default() -> Self {
+        Self { task: JoinSet::new(), began_at: Instant::now() }
+    }
+}
+
+impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
+    /// When the next settle may begin; `None` if there is nothing to settle or one is under way.
+    pub(crate) fn settle_at(&mut self) -> Option<Instant> {
+        if !self.settle.task.is_empty() || !self.window.has_ready() {
+            return None;
+        }
+        let at = self.settle.began_at + self.config.settle_every;
+        let hurried = self.quiet.is_some() || self.held.pages_wait();
+        Some(if hurried { Instant::now() } else { at })
+    }
+
+    pub(crate) fn start_settle(&mut self) {
+        let now = Instant::now();
+        if self.settle_at().is_none_or(|at| at > now) {
+            return;
+        }
+        let batch = self.window.collect(now);
+        let after = batch.after.unwrap_or_else(|| self.settled.clone());
+        let (dispatched, holds, released) = (batch.dispatched, batch.holds.len(), batch.released.len());
+        let settlement = Settlement {
+            term: self.term,
+            before: self.settled.clone(),
+            after: after.clone(),
+            receipts: batch.receipts,
+            receipts_out_of_order: batch.receipts_out_of_order,
+            holds: batch.holds,
+            released: batch.released,
+        };
+        self.settle.began_at = now;
+        self.observer.observe(&Event::Settling);
+        let outbox = Arc::clone(self.outbox);
+        self.settle.task.spawn(async move {
+            outbox.settle(settlement).await?;
+            Ok(Written { after, dispatched, holds, released, took: now.elapsed() })
+        });
+    }
+
+    pub(crate) fn settle_written(
+        &mut self,
+        written: Result<Result<Written, OutboxError>, JoinError>,
+    ) -> Result<(), OutboxError> {
+        let written = written.unwrap_or_else(|error| Err(OutboxError::unavailable("settle page", error)))?;
+        self.observer.observe(&Event::Settled { messages: written.dispatched, took: written.took });
+        tracing::debug!(target: "outboxd::settle", dispatched = written.dispatched, held = written.holds,
+            released = written.released, high = written.after.high.0, "settled");
+        self.settled = written.after;
+        self.window.settled();
+        self.window.holds_settled(written.holds);
+        if written.released > 0 {
+            // Followers may be unblocked now.
+            self.held_at = Instant::now();
+        }
+        Ok(())
+    }
+}

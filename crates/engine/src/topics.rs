@@ -1,0 +1,159 @@
+//! What is known of topics: which can be written to, which are held, and when to ask again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outboxd_core::{Backoff, HoldReason, TopicInfo};
+use tokio::time::Instant;
+
+use crate::publisher::TopicState;
+
+/// How long an answer about a writable topic is believed before it is asked for again, off the path.
+const FRESH_FOR: Duration = Duration::from_secs(60);
+/// A refusal that rests on an answer older than this is checked against a fresh one first.
+const BELIEVED_FOR: Duration = Duration::from_secs(1);
+/// Topics asked for again at a time.
+const REFRESH_MAX: usize = 100;
+
+const HELD_CHECK_MIN: Duration = Duration::from_millis(500);
+const HELD_CHECK_MAX: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+struct Entry {
+    name: Arc<str>,
+    known: Known,
+    checked_at: Instant,
+    asking: bool,
+}
+
+#[derive(Debug)]
+enum Known {
+    Nothing,
+    Writable(TopicInfo),
+    Held { reason: HoldReason, check_at: Instant, backoff: Backoff },
+}
+
+/// What the loop may do with a message of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leave {
+    Write(TopicInfo),
+    Hold(HoldReason),
+    /// Not known yet: it must be asked for.
+    Ask,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Topics {
+    entries: HashMap<Arc<str>, Entry>,
+}
+
+impl Topics {
+    /// The shared name of a topic, so that a million messages do not hold a million copies.
+    pub(crate) fn name(&mut self, topic: &str) -> Arc<str> {
+        if let Some(entry) = self.entries.get(topic) {
+            return Arc::clone(&entry.name);
+        }
+        let name: Arc<str> = Arc::from(topic);
+        let entry = Entry {
+            name: Arc::clone(&name),
+            known: Known::Nothing,
+            checked_at: Instant::now(),
+            asking: false,
+        };
+        self.entries.insert(Arc::clone(&name), entry);
+        name
+    }
+
+    pub(crate) fn leave(&self, topic: &str) -> Leave {
+        match self.entries.get(topic).map(|entry| &entry.known) {
+            Some(Known::Writable(info)) => Leave::Write(*info),
+            Some(Known::Held { reason, .. }) => Leave::Hold(*reason),
+            Some(Known::Nothing) | None => Leave::Ask,
+        }
+    }
+
+    /// Forgets an answer that is too old to refuse a message by. Whether it did.
+    pub(crate) fn doubt(&mut self, topic: &str, now: Instant) -> bool {
+        match self.entries.get_mut(topic) {
+            Some(entry) if now.saturating_duration_since(entry.checked_at) > BELIEVED_FOR => {
+                entry.known = Known::Nothing;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Topics that nothing is known of and that are not being asked for; marks them as asked.
+    pub(crate) fn ask_unknown(&mut self) -> Vec<String> {
+        let unknown =
+            self.entries.values_mut().filter(|entry| matches!(entry.known, Known::Nothing) && !entry.asking);
+        unknown.map(Entry::ask).collect()
+    }
+
+    /// Topics whose state should be asked for again: held ones whose time has come, and stale ones. Marks them.
+    pub(crate) fn ask_again(&mut self, now: Instant) -> Vec<String> {
+        let due = self.entries.values_mut().filter(|entry| {
+            !entry.asking
+                && match &entry.known {
+                    Known::Held { check_at, .. } => *check_at <= now,
+                    Known::Writable(_) => now.saturating_duration_since(entry.checked_at) > FRESH_FOR,
+                    Known::Nothing => false,
+                }
+        });
+        due.take(REFRESH_MAX).map(Entry::ask).collect()
+    }
+
+    /// Takes an answer in. `true` if the topic changed between writable and held.
+    pub(crate) fn learn(&mut self, topic: &str, state: &TopicState, now: Instant, random: f64) -> bool {
+        let Some(entry) = self.entries.get_mut(topic) else { return false };
+        entry.asking = false;
+        match state {
+            TopicState::Writable(info) => {
+                entry.checked_at = now;
+                let was_held = matches!(entry.known, Known::Held { .. });
+                entry.known = Known::Writable(*info);
+                was_held
+            }
+            TopicState::Held(reason) => {
+                entry.checked_at = now;
+                entry.hold(*reason, now, random)
+            }
+            TopicState::Unreachable(_) => {
+                if let Known::Held { check_at, backoff, .. } = &mut entry.known {
+                    *check_at = now + backoff.next(random);
+                }
+                false
+            }
+        }
+    }
+
+    /// A delivery report said that the topic cannot be written to.
+    pub(crate) fn hold(&mut self, topic: &str, reason: HoldReason, now: Instant, random: f64) -> bool {
+        self.entries.get_mut(topic).is_some_and(|entry| entry.hold(reason, now, random))
+    }
+
+    /// Topics that cannot be written to.
+    pub(crate) fn held(&self) -> Vec<String> {
+        let held = self.entries.values().filter(|entry| matches!(entry.known, Known::Held { .. }));
+        held.map(|entry| entry.name.to_string()).collect()
+    }
+}
+
+impl Entry {
+    fn ask(&mut self) -> String {
+        self.asking = true;
+        self.name.to_string()
+    }
+
+    fn hold(&mut self, reason: HoldReason, now: Instant, random: f64) -> bool {
+        if let Known::Held { reason: known, check_at, backoff } = &mut self.known {
+            *known = reason;
+            *check_at = now + backoff.next(random);
+            return false;
+        }
+        let mut backoff = Backoff::new(HELD_CHECK_MIN, HELD_CHECK_MAX);
+        self.known = Known::Held { reason, check_at: now + backoff.next(random), backoff };
+        true
+    }
+}
