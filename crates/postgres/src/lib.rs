@@ -1,1 +1,3 @@
-//! placeholder
+//! The outbox over PostgreSQL.
+
+pub mod schema;
