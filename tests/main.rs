@@ -1,4 +1,5 @@
 //! What the project promises, executed against a real database, a real Kafka broker and the real relay.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 
 mod config;
 

@@ -60,6 +60,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             }
             Verdict::TryAlone => {
                 self.lasting.suspects.insert(meta.seq);
+                self.observer.observe(&Event::Overtaken);
                 self.rewind_when_quiet(false, false);
                 Outcome::TryAlone
             }

@@ -1,0 +1,358 @@
+//! The loop over scripted ports, on a paused clock: what cannot be made to happen with a real broker on demand.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use outboxd_core::{Fault, HoldReason, HoldState};
+use outboxd_engine::{Event, Observe, PageLimit, Relay, RelayConfig, RelayError};
+use outboxd_testkit::scripted::{MemoryTable, ScriptedBroker, Written};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+#[derive(Debug, Default)]
+struct Seen(Mutex<Counts>);
+
+#[derive(Clone, Debug, Default)]
+struct Counts {
+    duplicates: u64,
+    outages: u32,
+    outages_over: u32,
+    refused_settles: u32,
+    parked: u32,
+    enqueued: usize,
+    overtaken: u32,
+}
+
+impl Observe for Seen {
+    fn observe(&self, event: &Event<'_>) {
+        let mut counts = self.0.lock().unwrap();
+        match event {
+            Event::PossibleDuplicates { messages } => counts.duplicates += messages,
+            Event::OutageBegan { .. } => counts.outages += 1,
+            Event::OutageEnded { .. } => counts.outages_over += 1,
+            Event::SettleRefused => counts.refused_settles += 1,
+            Event::Held { parked: true, .. } => counts.parked += 1,
+            Event::Enqueued { messages } => counts.enqueued += messages,
+            Event::Overtaken => counts.overtaken += 1,
+            _ => {}
+        }
+    }
+}
+
+/// A relay under test, drained at the end.
+struct Running {
+    drain: CancellationToken,
+    task: JoinHandle<Result<(), RelayError>>,
+    seen: Arc<Seen>,
+}
+
+impl Running {
+    fn start(table: &MemoryTable, broker: &ScriptedBroker) -> Self {
+        Self::start_with(table, broker, config())
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the test owns the task and observes its end")]
+    fn start_with(table: &MemoryTable, broker: &ScriptedBroker, config: RelayConfig) -> Self {
+        let seen = Arc::new(Seen::default());
+        let observer: Arc<dyn Observe> = Arc::clone(&seen) as Arc<dyn Observe>;
+        let relay = Relay::new(table.outbox(), broker.publisher(), config, observer, 1);
+        let drain = CancellationToken::new();
+        let task = tokio::spawn(relay.run(drain.clone()));
+        Self { drain, task, seen }
+    }
+
+    fn counts(&self) -> Counts {
+        self.seen.0.lock().unwrap().clone()
+    }
+
+    async fn drained(self) -> Counts {
+        self.drain.cancel();
+        self.task.await.unwrap().unwrap();
+        self.seen.0.lock().unwrap().clone()
+    }
+}
+
+fn config() -> RelayConfig {
+    RelayConfig {
+        page: PageLimit { messages: 10, bytes: 1 << 20 },
+        in_flight_messages: 100,
+        outage_after: Duration::from_secs(5),
+        ..RelayConfig::default()
+    }
+}
+
+/// Waits for a state; the clock is paused, so this takes no time.
+async fn until(what: &str, mut state: impl FnMut() -> bool) {
+    for _ in 0..60_000 {
+        if state() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("never came: {what}");
+}
+
+fn numbered(topic: &str, key: &str, numbers: std::ops::Range<u32>) -> Vec<Written> {
+    numbers.map(|n| Written::keyed(topic, key, &format!("{key}{n}"))).collect()
+}
+
+fn payloads(key: &str, numbers: std::ops::Range<u32>) -> Vec<String> {
+    numbers.map(|n| format!("{key}{n}")).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_committed_intent_is_published_once_in_order_with_a_receipt() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders"]));
+    table.commit(&numbered("orders", "a", 0..57));
+    let relay = Running::start(&table, &broker);
+    until("57 receipts", || table.receipts().len() == 57).await;
+    table.commit(&numbered("orders", "a", 57..60));
+    until("60 receipts", || table.receipts().len() == 60).await;
+    assert_eq!(broker.first_copies("a"), payloads("a", 0..60));
+    assert_eq!(broker.log().len(), 60);
+    for (nth, receipt) in (0_i64..).zip(table.receipts()) {
+        assert_eq!(receipt.receipt.offset, nth);
+    }
+    assert_eq!(relay.drained().await.duplicates, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn late_messages_in_more_than_a_page_are_caught_up_without_loss() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders"]));
+    let bulk = table.draw(95);
+    table.commit(&numbered("orders", "overtaker", 0..30));
+    let relay = Running::start(&table, &broker);
+    until("the overtakers", || table.receipts().len() == 30).await;
+    table.commit_at(&bulk, &numbered("orders", "bulk", 0..95));
+    table.commit(&numbered("orders", "overtaker", 30..40));
+    until("everything", || table.receipts().len() == 135).await;
+    assert_eq!(broker.first_copies("bulk"), payloads("bulk", 0..95));
+    assert_eq!(broker.first_copies("overtaker"), payloads("overtaker", 0..40));
+    assert_eq!(broker.log().len(), 135, "nothing twice");
+    relay.drained().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_settled_before_it_is_acknowledged() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders"]));
+    broker.silent(true);
+    table.commit(&numbered("orders", "a", 0..20));
+    let relay = Running::start(&table, &broker);
+    until("all enqueued", || relay.counts().enqueued == 20).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!((table.settles(), table.receipts().len()), (0, 0));
+    assert_eq!(relay.counts().outages, 1, "silence is an outage");
+    broker.silent(false);
+    until("20 receipts", || table.receipts().len() == 20).await;
+    let counts = relay.drained().await;
+    assert_eq!((counts.outages_over, counts.duplicates, broker.log().len()), (1, 0, 20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_from_the_start_is_ridden_out_and_charges_nothing() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders"]));
+    table.available(false);
+    broker.unreachable(true);
+    table.commit(&numbered("orders", "a", 0..5));
+    let relay = Running::start(&table, &broker);
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    table.available(true);
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    assert!(table.held().is_empty());
+    broker.unreachable(false);
+    until("5 receipts", || table.receipts().len() == 5).await;
+    assert!(table.held().is_empty());
+    assert_eq!(relay.drained().await.outages, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_topic_holds_its_own_messages_alone_and_releases_them_in_order() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders"]));
+    let relay = Running::start(&table, &broker);
+    table.commit(&numbered("missing", "m", 0..25));
+    table.commit(&numbered("orders", "a", 0..25));
+    until("the other topic", || table.receipts().len() == 25).await;
+    until("25 held", || table.held().len() == 25).await;
+    assert!(table.held().iter().all(|hold| hold.state == HoldState::Topic
+        && hold.reason == HoldReason::TopicUnknown
+        && hold.attempts == 0));
+    broker.create_topic("missing");
+    table.commit(&numbered("missing", "m", 25..40));
+    until("the held ones", || table.receipts().len() == 65 && table.held().is_empty()).await;
+    assert_eq!(broker.first_copies("m"), payloads("m", 0..40));
+    // The key is on the direct path again: a new message is never a held row.
+    table.commit(&numbered("missing", "m", 40..41));
+    until("the direct path", || table.receipts().len() == 66).await;
+    assert_eq!(relay.drained().await.duplicates, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_under_constant_traffic_returns_to_the_direct_path() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders"]));
+    let relay = Running::start(&table, &broker);
+    table.commit(&numbered("missing", "m", 0..3));
+    until("3 held", || table.held().len() == 3).await;
+    broker.create_topic("missing");
+    for n in 3..2_000 {
+        table.commit(&numbered("missing", "m", n..n + 1));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert!(table.held().is_empty(), "still held after 4 s of traffic: {}", table.held().len());
+    until("everything", || table.receipts().len() == 2_000).await;
+    assert_eq!(broker.first_copies("m"), payloads("m", 0..2_000));
+    relay.drained().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_poison_message_fails_its_batch_and_is_parked_alone() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders"]));
+    broker.poison("a4");
+    table.commit(&numbered("orders", "a", 0..8));
+    table.commit(&numbered("orders", "b", 0..30));
+    let relay = Running::start(&table, &broker);
+    until("the others", || table.receipts().len() == 4 + 30).await;
+    let held = table.held();
+    assert_eq!(held.len(), 4, "{held:?}");
+    assert_eq!((held[0].state, held[0].reason), (HoldState::Parked, HoldReason::TooLarge));
+    assert!(held[1..].iter().all(|hold| hold.state == HoldState::Behind && hold.attempts == 0));
+    let mut others = broker.first_copies("b");
+    others.sort_by_key(|payload| payload[1..].parse::<u32>().unwrap());
+    assert_eq!(others, payloads("b", 0..30));
+    let counts = relay.counts();
+    assert_eq!(counts.parked, 1);
+    // b0 and b1 travelled with the poison, later ones did not: the exception to D3, which is counted.
+    assert!(counts.overtaken >= 2, "{counts:?}");
+    relay.drained().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retried_head_goes_out_before_its_followers_and_newer_messages() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders"]));
+    broker.refuse("a0", Fault::InvalidRecord, 2);
+    table.commit(&numbered("orders", "a", 0..1));
+    let relay = Running::start(&table, &broker);
+    until("a0 parked", || table.held().len() == 1).await;
+    table.commit(&numbered("orders", "a", 1..30));
+    until("followers", || table.held().len() == 30).await;
+    table.retry(table.held()[0].seq);
+    until("all out", || table.receipts().len() == 30 && table.held().is_empty()).await;
+    table.commit(&numbered("orders", "a", 30..35));
+    until("newer ones", || table.receipts().len() == 35).await;
+    assert_eq!(broker.first_copies("a"), payloads("a", 0..35));
+    relay.drained().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_discarded_head_frees_its_followers() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders"]));
+    broker.refuse("a0", Fault::InvalidRecord, u32::MAX);
+    table.commit(&numbered("orders", "a", 0..1));
+    let relay = Running::start(&table, &broker);
+    until("a0 parked", || table.held().len() == 1).await;
+    table.commit(&numbered("orders", "a", 1..10));
+    until("followers", || table.held().len() == 10).await;
+    table.discard(table.held()[0].seq);
+    until("followers out", || table.receipts().len() == 9 && table.held().is_empty()).await;
+    table.commit(&numbered("orders", "a", 10..12));
+    until("newer ones", || table.receipts().len() == 11).await;
+    assert!(table.held().is_empty());
+    assert_eq!(broker.first_copies("a"), payloads("a", 1..12));
+    relay.drained().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_error_is_retried_with_back_off_and_then_parked() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders"]));
+    broker.refuse("a0", Fault::Unknown, u32::MAX);
+    broker.refuse("b0", Fault::Unknown, 3);
+    table.commit(&numbered("orders", "a", 0..1));
+    table.commit(&numbered("orders", "b", 0..1));
+    let relay = Running::start(&table, &broker);
+    until("both held", || table.held().len() == 2).await;
+    table.commit(&numbered("orders", "b", 1..2));
+    until("b out", || broker.first_copies("b") == payloads("b", 0..2)).await;
+    until("a0 parked", || table.held().iter().any(|hold| hold.state == HoldState::Parked)).await;
+    let held = table.held();
+    assert_eq!((held.len(), held[0].reason, held[0].attempts), (1, HoldReason::AttemptsExhausted, 10));
+    relay.drained().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_producer_is_made_anew_and_only_costs_duplicates() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders"]));
+    let relay = Running::start(&table, &broker);
+    table.commit(&numbered("orders", "a", 0..5));
+    until("5 receipts", || table.receipts().len() == 5).await;
+    broker.break_next_producer();
+    table.commit(&numbered("orders", "a", 5..40));
+    until("40 receipts", || table.receipts().len() == 40).await;
+    assert_eq!(broker.first_copies("a"), payloads("a", 0..40));
+    assert!(broker.renewals() >= 1);
+    assert!(table.held().is_empty());
+    relay.drained().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_lead_session_drops_everything_and_starts_from_the_cursor() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders"]));
+    broker.silent(true);
+    table.commit(&numbered("orders", "a", 0..20));
+    let relay = Running::start(&table, &broker);
+    until("all enqueued", || relay.counts().enqueued >= 20).await;
+    table.end_lead_session();
+    until("a new term", || relay.counts().duplicates >= 20).await;
+    broker.silent(false);
+    until("20 receipts", || table.receipts().len() == 20).await;
+    assert_eq!(broker.first_copies("a"), payloads("a", 0..20));
+    relay.drained().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_zombie_leader_is_refused_and_stands_by() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders"]));
+    broker.silent(true);
+    table.commit(&numbered("orders", "a", 0..20));
+    let zombie = Running::start(&table, &broker);
+    until("all enqueued", || zombie.counts().enqueued == 20).await;
+    // Another relay takes the lead although the first still believes to have it.
+    table.end_lead_session();
+    let other = table.outbox();
+    outboxd_engine::Outbox::lead(&other).await.unwrap().expect("the lead is free");
+    broker.silent(false);
+    until("the zombie's settle is refused", || zombie.counts().refused_settles == 1).await;
+    assert!(table.receipts().is_empty(), "a fenced settle stores nothing");
+    outboxd_engine::Outbox::step_down(&other).await;
+    until("20 receipts", || table.receipts().len() == 20).await;
+    zombie.drained().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_settles_what_is_acknowledged_and_leaves_the_rest_in_the_outbox() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders"]));
+    table.commit(&numbered("orders", "a", 0..500));
+    let relay = Running::start(&table, &broker);
+    until("some receipts", || !table.receipts().is_empty()).await;
+    let counts = relay.drained().await;
+    assert_eq!(counts.duplicates, 0);
+    let settled = table.receipts().len();
+    assert_eq!(table.undispatched(), 500 - settled);
+    assert_eq!(broker.log().len(), settled);
+    let second = Running::start(&table, &broker);
+    until("the rest", || table.receipts().len() == 500).await;
+    assert_eq!(broker.log().len(), 500);
+    second.drained().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_with_a_silent_broker_ends_within_the_grace_period() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders"]));
+    broker.silent(true);
+    table.commit(&numbered("orders", "a", 0..20));
+    let relay = Running::start(&table, &broker);
+    until("all enqueued", || relay.counts().enqueued == 20).await;
+    let began = tokio::time::Instant::now();
+    let counts = relay.drained().await;
+    assert!(began.elapsed() <= config().grace, "{:?}", began.elapsed());
+    assert_eq!((counts.duplicates, table.receipts().len()), (20, 0));
+}

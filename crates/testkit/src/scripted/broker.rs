@@ -1,0 +1,292 @@
+//! A broker under a test's control.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use outboxd_core::{DeliveryError, Fault, HoldReason, Receipt, Record, TopicInfo};
+use outboxd_engine::{EnqueueError, Publisher, PublisherStats, Report, Token, TopicState};
+use tokio::sync::Notify;
+
+/// Records that travel in one batch.
+const BATCH: usize = 10;
+
+/// A record in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    /// The `id` header.
+    pub id: String,
+    /// Topic.
+    pub topic: String,
+    /// Key.
+    pub key: Option<String>,
+    /// Payload.
+    pub payload: Option<String>,
+    /// Whether nothing else was with the client when it was written.
+    pub alone: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    topics: HashMap<String, TopicState>,
+    log: Vec<Delivered>,
+    silent: bool,
+    unreachable: bool,
+    /// Records with this payload fail whatever batch they travel in.
+    poison: Vec<String>,
+    /// Records with this payload fail, and only they, so often.
+    refuse: HashMap<String, (Fault, u32)>,
+    break_producers: bool,
+    renewals: u64,
+    look_ups: u64,
+}
+
+/// Kafka as a test wants it. Clones share the log.
+#[derive(Clone, Debug, Default)]
+pub struct ScriptedBroker {
+    state: Arc<Mutex<State>>,
+    changed: Arc<Notify>,
+}
+
+impl ScriptedBroker {
+    /// A broker with these topics, of one partition each.
+    #[must_use]
+    pub fn with_topics(topics: &[&str]) -> Self {
+        let broker = Self::default();
+        for topic in topics {
+            broker.create_topic(topic);
+        }
+        broker
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state());
+        self.changed.notify_waiters();
+    }
+
+    /// Makes a topic writable.
+    pub fn create_topic(&self, topic: &str) {
+        let info = TopicInfo { partitions: 1, max_message_bytes: 1_000_000 };
+        self.change(|state| {
+            state.topics.insert(topic.into(), TopicState::Writable(info));
+        });
+    }
+
+    /// Makes a topic unknown again; records for it fail.
+    pub fn delete_topic(&self, topic: &str) {
+        self.change(|state| {
+            state.topics.remove(topic);
+        });
+    }
+
+    /// Acknowledges nothing until told otherwise. Records queue up in the client.
+    pub fn silent(&self, silent: bool) {
+        self.change(|state| state.silent = silent);
+    }
+
+    /// Look-ups find no broker.
+    pub fn unreachable(&self, unreachable: bool) {
+        self.change(|state| state.unreachable = unreachable);
+    }
+
+    /// A record with this payload makes its whole batch fail as too large.
+    pub fn poison(&self, payload: &str) {
+        self.change(|state| state.poison.push(payload.into()));
+    }
+
+    /// A record with this payload fails so often, and only it.
+    pub fn refuse(&self, payload: &str, fault: Fault, times: u32) {
+        self.change(|state| {
+            state.refuse.insert(payload.into(), (fault, times));
+        });
+    }
+
+    /// The next record breaks its producer beyond repair.
+    pub fn break_next_producer(&self) {
+        self.change(|state| state.break_producers = true);
+    }
+
+    /// Everything that was written, in order.
+    #[must_use]
+    pub fn log(&self) -> Vec<Delivered> {
+        self.state().log.clone()
+    }
+
+    /// Payloads of a key in the log, in order, repeated copies left out.
+    #[must_use]
+    pub fn first_copies(&self, key: &str) -> Vec<String> {
+        let mut seen: Vec<String> = Vec::new();
+        for record in self.state().log.iter().filter(|record| record.key.as_deref() == Some(key)) {
+            if let Some(payload) = &record.payload
+                && !seen.contains(payload)
+            {
+                seen.push(payload.clone());
+            }
+        }
+        seen
+    }
+
+    /// How often a client was made anew.
+    #[must_use]
+    pub fn renewals(&self) -> u64 {
+        self.state().renewals
+    }
+
+    /// How many topics were looked up.
+    #[must_use]
+    pub fn look_ups(&self) -> u64 {
+        self.state().look_ups
+    }
+
+    /// A client of this broker.
+    #[must_use]
+    pub fn publisher(&self) -> ScriptedPublisher {
+        ScriptedPublisher { broker: self.clone(), queue: VecDeque::new(), fatal: false, queue_max: 100_000 }
+    }
+}
+
+/// A client of [`ScriptedBroker`].
+#[derive(Debug)]
+pub struct ScriptedPublisher {
+    broker: ScriptedBroker,
+    queue: VecDeque<(Token, Record)>,
+    fatal: bool,
+    queue_max: usize,
+}
+
+impl ScriptedPublisher {
+    /// The same client with a short queue.
+    #[must_use]
+    pub fn with_queue_max(mut self, queue_max: usize) -> Self {
+        self.queue_max = queue_max;
+        self
+    }
+
+    /// One batch, if the broker answers now.
+    fn batch(&mut self) -> Vec<Report> {
+        let mut state = self.broker.state();
+        if state.silent || self.queue.is_empty() {
+            return Vec::new();
+        }
+        if std::mem::take(&mut state.break_producers) {
+            self.fatal = true;
+        }
+        let alone = self.queue.len() == 1;
+        let batch: Vec<_> = self.queue.drain(..self.queue.len().min(BATCH)).collect();
+        let poisoned = batch.iter().any(|(_, record)| state.poison.contains(&payload(record)));
+        let answer = |(token, record)| {
+            let fault = if self.fatal {
+                Some(Fault::FatalProducer)
+            } else if poisoned {
+                Some(Fault::TooLarge)
+            } else {
+                state.refused(&record)
+            };
+            let result = match fault {
+                Some(fault) => Err(DeliveryError { fault, code: format!("{fault:?}") }),
+                None => Ok(state.write(&record, alone)),
+            };
+            Report { token, result }
+        };
+        batch.into_iter().map(answer).collect()
+    }
+}
+
+impl State {
+    fn refused(&mut self, record: &Record) -> Option<Fault> {
+        if !self.topics.contains_key(&record.topic) {
+            return Some(Fault::TopicUnknown);
+        }
+        let (fault, times) = self.refuse.get_mut(&payload(record))?;
+        *times = times.checked_sub(1)?;
+        Some(*fault)
+    }
+
+    fn write(&mut self, record: &Record, alone: bool) -> Receipt {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let id = record.headers.iter().find(|(name, _)| *name == "id");
+        let offset = self.log.iter().filter(|written| written.topic == record.topic).count();
+        self.log.push(Delivered {
+            id: id.map(|(_, value)| text(value)).unwrap_or_default(),
+            topic: record.topic.clone(),
+            key: record.key.as_deref().map(text),
+            payload: record.payload.as_deref().map(text),
+            alone,
+        });
+        Receipt { partition: 0, offset: i64::try_from(offset).unwrap_or(i64::MAX) }
+    }
+}
+
+fn payload(record: &Record) -> String {
+    record.payload.as_deref().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default()
+}
+
+impl Publisher for ScriptedPublisher {
+    fn enqueue(&mut self, token: Token, record: Record) -> Result<(), EnqueueError> {
+        if self.fatal {
+            let error = DeliveryError { fault: Fault::FatalProducer, code: "Fatal".into() };
+            return Err(EnqueueError::Fault(error));
+        }
+        if self.queue.len() >= self.queue_max {
+            return Err(EnqueueError::Full(Box::new(record)));
+        }
+        self.queue.push_back((token, record));
+        Ok(())
+    }
+
+    async fn reports(&mut self, into: &mut Vec<Report>) {
+        let changed = Arc::clone(&self.broker.changed);
+        loop {
+            let notified = changed.notified();
+            let batch = self.batch();
+            if !batch.is_empty() {
+                into.extend(batch);
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    fn look_up(
+        &self,
+        topics: Vec<String>,
+    ) -> impl Future<Output = Vec<(String, TopicState)>> + Send + 'static {
+        let mut state = self.broker.state();
+        state.look_ups += topics.len() as u64;
+        let answer = |topic: String| {
+            let known = if state.unreachable {
+                TopicState::Unreachable(DeliveryError {
+                    fault: Fault::Unreachable,
+                    code: "Unreachable".into(),
+                })
+            } else {
+                state.topics.get(&topic).cloned().unwrap_or(TopicState::Held(HoldReason::TopicUnknown))
+            };
+            (topic, known)
+        };
+        std::future::ready(topics.into_iter().map(answer).collect())
+    }
+
+    fn must_renew(&self) -> bool {
+        self.fatal
+    }
+
+    async fn renew(&mut self) {
+        self.queue.clear();
+        self.fatal = false;
+        self.broker.state().renewals += 1;
+    }
+
+    async fn flush(&mut self, _deadline: Duration) -> bool {
+        self.queue.is_empty()
+    }
+
+    fn stats(&self) -> PublisherStats {
+        PublisherStats { queue_messages: self.queue.len() as u64, queue_bytes: 0 }
+    }
+}

@@ -1,0 +1,504 @@
+//! An outbox in memory.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use outboxd_core::{Cursor, Hold, HoldState, KeyHash, Message, Page, ReceiptEntry, Seq, Snapshot};
+use outboxd_engine::{
+    Backlog, Due, DurabilityMark, HeldChange, HeldCount, HeldSignal, Outbox, OutboxError, PageLimit,
+    PurgeLimit, Purged, ReadPage, ReleaseQuery, Settlement, Start, Term,
+};
+use time::OffsetDateTime;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+/// What a test writes: the intent's fields that matter to the loop.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// Topic.
+    pub topic: String,
+    /// Key.
+    pub key: Option<String>,
+    /// Payload.
+    pub payload: Option<Vec<u8>>,
+}
+
+impl Written {
+    /// An intent with a key.
+    #[must_use]
+    pub fn keyed(topic: &str, key: &str, payload: &str) -> Self {
+        Self { topic: topic.into(), key: Some(key.into()), payload: Some(payload.into()) }
+    }
+}
+
+#[derive(Debug)]
+struct Row {
+    message: Message,
+    commit: u64,
+    committed_at: Instant,
+}
+
+#[derive(Clone, Debug)]
+struct HeldRow {
+    hold: Hold,
+    due_at: Instant,
+}
+
+#[derive(Debug)]
+struct State {
+    rows: BTreeMap<Seq, Row>,
+    next_seq: i64,
+    commits: u64,
+    cursor: Cursor,
+    term: Option<(i64, Uuid)>,
+    epoch: i64,
+    leader: Option<u64>,
+    instances: u64,
+    receipts: BTreeMap<Seq, (ReceiptEntry, Instant)>,
+    held: BTreeMap<Seq, HeldRow>,
+    discarded: Vec<Seq>,
+    actions: i64,
+    available: bool,
+    settles: u64,
+}
+
+/// The table: shared by the application (the test) and any number of relays.
+#[derive(Clone, Debug)]
+pub struct MemoryTable(Arc<Mutex<State>>);
+
+impl Default for MemoryTable {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(State {
+            rows: BTreeMap::new(),
+            next_seq: 1,
+            commits: 0,
+            cursor: Cursor { high: Seq(0), seen: Snapshot::new("0"), catch_up: None },
+            term: None,
+            epoch: 0,
+            leader: None,
+            instances: 0,
+            receipts: BTreeMap::new(),
+            held: BTreeMap::new(),
+            discarded: Vec::new(),
+            actions: 0,
+            available: true,
+            settles: 0,
+        })))
+    }
+}
+
+impl MemoryTable {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Draws places in the outbox without committing: what a transaction does when it inserts.
+    #[must_use]
+    pub fn draw(&self, intents: usize) -> Vec<Seq> {
+        let mut state = self.state();
+        let first = state.next_seq;
+        state.next_seq += i64::try_from(intents).unwrap_or(i64::MAX);
+        (first..state.next_seq).map(Seq).collect()
+    }
+
+    /// Commits intents at places drawn before. Returns their ids.
+    pub fn commit_at(&self, seqs: &[Seq], intents: &[Written]) -> Vec<Uuid> {
+        let mut state = self.state();
+        state.commits += 1;
+        let (commit, committed_at) = (state.commits, Instant::now());
+        seqs.iter()
+            .zip(intents)
+            .map(|(seq, intent)| {
+                let id = Uuid::from_u64_pair(0x0b0c, seq.0.unsigned_abs());
+                let message = Message {
+                    seq: *seq,
+                    id,
+                    topic: intent.topic.clone(),
+                    key: intent.key.clone(),
+                    payload: intent.payload.clone().map(Into::into),
+                    headers: Vec::new(),
+                    partition: None,
+                    content_type: None,
+                    correlation_id: format!("correlation-{seq}"),
+                    causation_id: None,
+                    traceparent: None,
+                    tracestate: None,
+                    created_at: OffsetDateTime::UNIX_EPOCH,
+                    age: Duration::ZERO,
+                };
+                state.rows.insert(*seq, Row { message, commit, committed_at });
+                id
+            })
+            .collect()
+    }
+
+    /// One transaction that inserts and commits.
+    pub fn commit(&self, intents: &[Written]) -> Vec<Uuid> {
+        let seqs = self.draw(intents.len());
+        self.commit_at(&seqs, intents)
+    }
+
+    /// Takes the database away, or brings it back. While it is away every call fails and the lead is lost.
+    pub fn available(&self, available: bool) {
+        let mut state = self.state();
+        state.available = available;
+        if !available {
+            state.leader = None;
+        }
+    }
+
+    /// Ends the lead session of whoever leads, as a terminated backend does; the term stays until somebody else leads.
+    pub fn end_lead_session(&self) {
+        self.state().leader = None;
+    }
+
+    /// Receipts, ascending by `seq`.
+    #[must_use]
+    pub fn receipts(&self) -> Vec<ReceiptEntry> {
+        self.state().receipts.values().map(|(entry, _)| entry.clone()).collect()
+    }
+
+    /// Held messages, ascending by `seq`.
+    #[must_use]
+    pub fn held(&self) -> Vec<Hold> {
+        self.state().held.values().map(|row| row.hold.clone()).collect()
+    }
+
+    /// The settled cursor.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        self.state().cursor.clone()
+    }
+
+    /// Settles that were written.
+    #[must_use]
+    pub fn settles(&self) -> u64 {
+        self.state().settles
+    }
+
+    /// Committed messages that are neither dispatched nor held nor discarded.
+    #[must_use]
+    pub fn undispatched(&self) -> usize {
+        let state = self.state();
+        let settled = |row: &&Row| !state.visible_in_cursor(row);
+        state.rows.values().filter(settled).count()
+    }
+
+    /// The operator's retry.
+    pub fn retry(&self, seq: Seq) {
+        let mut state = self.state();
+        state.actions += 1;
+        if let Some(row) = state.held.get_mut(&seq) {
+            row.hold.state = HoldState::Retry;
+            row.due_at = Instant::now();
+        }
+    }
+
+    /// The operator's discard: the next message of the key becomes due.
+    pub fn discard(&self, seq: Seq) {
+        let mut state = self.state();
+        state.actions += 1;
+        let Some(gone) = state.held.remove(&seq) else { return };
+        state.discarded.push(seq);
+        let next = state
+            .held
+            .values_mut()
+            .find(|row| row.hold.key_hash.is_some() && row.hold.key_hash == gone.hold.key_hash);
+        if let Some(next) = next {
+            next.hold.state = HoldState::Retry;
+            next.due_at = Instant::now();
+        }
+    }
+
+    /// A relay's view of this table.
+    #[must_use]
+    pub fn outbox(&self) -> MemoryOutbox {
+        let mut state = self.state();
+        state.instances += 1;
+        MemoryOutbox { table: self.clone(), instance: state.instances }
+    }
+}
+
+impl State {
+    fn visible_in_cursor(&self, row: &Row) -> bool {
+        let visible = |snapshot: &Snapshot| row.commit <= number(snapshot);
+        let seq = row.message.seq;
+        (seq <= self.cursor.high && visible(&self.cursor.seen))
+            || self
+                .cursor
+                .catch_up
+                .as_ref()
+                .is_some_and(|catch_up| seq <= catch_up.pos && visible(&catch_up.until))
+    }
+
+    fn alive(&self, doing: &'static str) -> Result<(), OutboxError> {
+        if self.available {
+            Ok(())
+        } else {
+            Err(OutboxError::unavailable(doing, "the memory outbox is away"))
+        }
+    }
+
+    fn leads(&self, instance: u64, term: Term, doing: &'static str) -> Result<(), OutboxError> {
+        self.alive(doing)?;
+        if self.term != Some((term.epoch, term.nonce)) {
+            return Err(OutboxError::Fenced);
+        }
+        if self.leader != Some(instance) {
+            return Err(OutboxError::unavailable(doing, "the lead session is gone"));
+        }
+        Ok(())
+    }
+
+    fn held_counts(&self) -> Vec<HeldCount> {
+        let mut counts: HashMap<KeyHash, u32> = HashMap::new();
+        for key in self.held.values().filter_map(|row| row.hold.key_hash) {
+            *counts.entry(key).or_default() += 1;
+        }
+        counts.into_iter().map(|(key_hash, messages)| HeldCount { key_hash, messages }).collect()
+    }
+
+    fn is_due(&self, row: &HeldRow, query: &ReleaseQuery) -> bool {
+        match row.hold.state {
+            HoldState::Retry => row.due_at <= Instant::now() && !query.topics_held.contains(&row.hold.topic),
+            HoldState::Topic => !query.topics_held.contains(&row.hold.topic),
+            HoldState::Behind => row.hold.key_hash.is_some_and(|key| query.unblocked.contains(&key)),
+            HoldState::Parked => false,
+        }
+    }
+}
+
+fn number(snapshot: &Snapshot) -> u64 {
+    snapshot.as_str().parse().unwrap_or(0)
+}
+
+/// [`MemoryTable`] as a relay sees it.
+#[derive(Debug)]
+pub struct MemoryOutbox {
+    table: MemoryTable,
+    instance: u64,
+}
+
+impl MemoryOutbox {
+    fn page(&self, from: &Cursor, limit: PageLimit) -> Result<ReadPage, OutboxError> {
+        let state = self.table.state();
+        state.alive("read page")?;
+        let seen = number(&from.seen);
+        let now = Instant::now();
+        let limit_messages = usize::try_from(limit.messages).unwrap_or(usize::MAX);
+        let (until, after) = match &from.catch_up {
+            Some(catch_up) => (number(&catch_up.until), catch_up.pos),
+            None => (state.commits, Seq(i64::MIN)),
+        };
+        let is_late = |row: &&Row| {
+            row.message.seq <= from.high
+                && row.message.seq > after
+                && row.commit > seen
+                && row.commit <= until
+        };
+        let late_all: Vec<&Row> = state.rows.values().filter(is_late).take(limit_messages + 1).collect();
+        let mut chosen = cut(&late_all[..late_all.len().min(limit_messages)], limit.bytes);
+        let late_complete = chosen.len() == late_all.len();
+        let late = chosen.len();
+        if late_complete && from.catch_up.is_none() {
+            let rest: Vec<&Row> =
+                state.rows.values().filter(|row| row.message.seq > from.high).take(limit_messages).collect();
+            chosen.extend(cut(&rest, limit.bytes));
+        }
+        let messages: Vec<Message> = chosen
+            .iter()
+            .map(|row| Message {
+                age: now.saturating_duration_since(row.committed_at),
+                ..row.message.clone()
+            })
+            .collect();
+        let more = !late_complete || messages.len() >= limit_messages;
+        let snapshot = Snapshot::new(&state.commits.to_string());
+        Ok(ReadPage {
+            page: Page { from: from.clone(), snapshot, late, late_complete, messages },
+            mark: None,
+            more,
+        })
+    }
+}
+
+fn cut<'a>(rows: &[&'a Row], bytes_max: u64) -> Vec<&'a Row> {
+    let mut bytes = 0;
+    rows.iter()
+        .copied()
+        .take_while(|row| {
+            let fits = bytes < bytes_max;
+            bytes += row.message.payload.as_ref().map_or(0, |payload| payload.len() as u64);
+            fits
+        })
+        .collect()
+}
+
+impl Outbox for MemoryOutbox {
+    async fn lead(&self) -> Result<Option<Term>, OutboxError> {
+        let mut state = self.table.state();
+        state.alive("take the lead")?;
+        if state.leader.is_some_and(|leader| leader != self.instance) {
+            return Ok(None);
+        }
+        state.leader = Some(self.instance);
+        state.epoch += 1;
+        let term = Term { epoch: state.epoch, nonce: Uuid::new_v4(), keep_every: Duration::from_secs(1) };
+        state.term = Some((term.epoch, term.nonce));
+        Ok(Some(term))
+    }
+
+    async fn start(&self, term: Term) -> Result<Start, OutboxError> {
+        let state = self.table.state();
+        state.leads(self.instance, term, "read the cursor")?;
+        Ok(Start { cursor: state.cursor.clone(), held: state.held_counts(), actions: state.actions })
+    }
+
+    async fn keep(&self, term: Term) -> Result<(), OutboxError> {
+        self.table.state().leads(self.instance, term, "keep the lead")
+    }
+
+    fn read(
+        &self,
+        from: &Cursor,
+        limit: PageLimit,
+    ) -> impl Future<Output = Result<ReadPage, OutboxError>> + Send {
+        std::future::ready(self.page(from, limit))
+    }
+
+    async fn durable(&self, _mark: DurabilityMark) -> Result<(), OutboxError> {
+        self.table.state().alive("wait for durability")
+    }
+
+    async fn settle(&self, settlement: Settlement) -> Result<(), OutboxError> {
+        let mut state = self.table.state();
+        state.leads(self.instance, settlement.term, "settle page")?;
+        if state.cursor != settlement.before {
+            return Err(OutboxError::Fenced);
+        }
+        let now = Instant::now();
+        state.cursor = settlement.after;
+        state.settles += 1;
+        for entry in settlement.receipts.into_iter().chain(settlement.receipts_out_of_order) {
+            state.receipts.insert(entry.seq, (entry, now));
+        }
+        for hold in settlement.holds {
+            let due_at = now + hold.due_in;
+            state.held.insert(hold.seq, HeldRow { hold, due_at });
+        }
+        for seq in settlement.released {
+            state.held.remove(&seq);
+        }
+        Ok(())
+    }
+
+    async fn held(&self, topics_held: &[String]) -> Result<HeldSignal, OutboxError> {
+        let state = self.table.state();
+        state.alive("ask for held messages")?;
+        let query = ReleaseQuery {
+            topics_held: topics_held.to_vec(),
+            unblocked: Vec::new(),
+            limit: PageLimit { messages: 1, bytes: 1 },
+        };
+        let due = state.held.values().any(|row| state.is_due(row, &query));
+        let mut only_behind: BTreeMap<KeyHash, bool> = BTreeMap::new();
+        for hold in state.held.values().map(|row| &row.hold) {
+            if let Some(key) = hold.key_hash {
+                *only_behind.entry(key).or_insert(true) &= hold.state == HoldState::Behind;
+            }
+        }
+        let unblocked = only_behind.into_iter().filter_map(|(key, only)| only.then_some(key)).collect();
+        Ok(HeldSignal { messages: state.held.len() as u64, due, unblocked, actions: state.actions })
+    }
+
+    async fn due(
+        &self,
+        query: &ReleaseQuery,
+        actions: i64,
+    ) -> Result<(Vec<Due>, Option<HeldChange>), OutboxError> {
+        let state = self.table.state();
+        state.alive("read held messages")?;
+        let mut blocked: Vec<KeyHash> = Vec::new();
+        let mut due = Vec::new();
+        for row in state.held.values() {
+            let key = row.hold.key_hash;
+            let is_blocked = key.is_some_and(|key| blocked.contains(&key));
+            let is_due = state.is_due(row, query);
+            if let Some(key) = key
+                && (!is_due || row.hold.attempts > 0)
+            {
+                blocked.push(key);
+            }
+            if is_due
+                && !is_blocked
+                && due.len() < usize::try_from(query.limit.messages).unwrap_or(usize::MAX)
+            {
+                let message = state.rows[&row.hold.seq].message.clone();
+                due.push(Due { message, attempts: row.hold.attempts });
+            }
+        }
+        let change = (state.actions != actions)
+            .then(|| HeldChange { held: state.held_counts(), actions: state.actions });
+        Ok((due, change))
+    }
+
+    async fn backlog(&self) -> Result<Backlog, OutboxError> {
+        let state = self.table.state();
+        state.alive("measure the backlog")?;
+        let now = Instant::now();
+        let undispatched = || state.rows.values().filter(|row| !state.visible_in_cursor(row));
+        let held = state.held.keys().filter_map(|seq| state.rows.get(seq));
+        let oldest = undispatched().chain(held).map(|row| row.committed_at).min();
+        let mut by_reason: BTreeMap<(String, String), u64> = BTreeMap::new();
+        for hold in state.held.values().map(|row| &row.hold) {
+            *by_reason.entry((hold.state.as_str().into(), hold.reason.as_str().into())).or_default() += 1;
+        }
+        Ok(Backlog {
+            messages: undispatched().count() as u64,
+            oldest_age: oldest.map_or(Duration::ZERO, |at| now.saturating_duration_since(at)),
+            held: by_reason.into_iter().map(|((state, reason), count)| (state, reason, count)).collect(),
+        })
+    }
+
+    async fn purge(&self, limit: PurgeLimit) -> Result<Purged, OutboxError> {
+        let mut state = self.table.state();
+        state.alive("purge")?;
+        let now = Instant::now();
+        let rows_max = usize::try_from(limit.rows).unwrap_or(usize::MAX);
+        let goes = |row: &&Row| {
+            state.visible_in_cursor(row)
+                && !state.held.contains_key(&row.message.seq)
+                && now.saturating_duration_since(row.committed_at) >= limit.keep_messages
+        };
+        let messages: Vec<Seq> =
+            state.rows.values().filter(goes).take(rows_max).map(|row| row.message.seq).collect();
+        let old = |at: &Instant| now.saturating_duration_since(*at) >= limit.keep_receipts;
+        let receipts: Vec<Seq> = state
+            .receipts
+            .iter()
+            .filter(|(_, (_, at))| old(at))
+            .take(rows_max)
+            .map(|(seq, _)| *seq)
+            .collect();
+        for seq in &messages {
+            state.rows.remove(seq);
+        }
+        for seq in &receipts {
+            state.receipts.remove(seq);
+        }
+        Ok(Purged {
+            messages: messages.len() as u64,
+            receipts: receipts.len() as u64,
+            more: messages.len() == rows_max || receipts.len() == rows_max,
+        })
+    }
+
+    async fn step_down(&self) {
+        let mut state = self.table.state();
+        if state.leader == Some(self.instance) {
+            state.leader = None;
+        }
+    }
+}
