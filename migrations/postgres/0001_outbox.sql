@@ -180,6 +180,14 @@ create index message_xid_seq on outbox.message (xid, seq);
 comment on index outbox.message_xid_seq is 'Serves the page: late messages, by the transactions that the cursor''s snapshot did not see.';
 comment on index outbox.message_pkey is 'Serves the page: messages above the cursor, in order.';
 
+-- What may be shown of an intent: everything but key, payload and headers. A view runs with its owner's rights, so a role that
+-- may read it needs no right to the payload to learn its size.
+create view outbox.envelope as
+  select seq, xid, id, topic, partition, content_type, correlation_id, causation_id, traceparent, tracestate, created_at,
+         key is not null as keyed, octet_length(payload) as payload_bytes
+  from outbox.message;
+comment on view outbox.envelope is 'Intents without key, payload and headers: what the reader role sees.';
+
 -- A BEFORE trigger whose WHEN is false costs next to nothing. ORMs send every column: an explicit NULL in id or correlation_id
 -- means "not set". A NULL topic is refused here because NOT NULL would print the row.
 create function outbox.fill_in() returns trigger

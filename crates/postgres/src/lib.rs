@@ -1,3 +1,5 @@
 //! The outbox over PostgreSQL.
 
 pub mod schema;
+
+pub mod migrate;

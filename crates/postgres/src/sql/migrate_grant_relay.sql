@@ -1,0 +1,9 @@
+-- The relay reads and purges intents, and keeps its own tables; it cannot write or alter an intent. Operators who retry or discard
+-- held messages do so with this role.
+grant usage on schema outbox to relay_role;
+grant select, delete on outbox.message to relay_role;
+grant select on outbox.envelope, outbox.migration to relay_role;
+grant select, update on outbox.cursor to relay_role;
+grant select, insert, delete on outbox.receipt to relay_role;
+grant select, insert, update, delete on outbox.held to relay_role;
+grant select, insert on outbox.held_action to relay_role;

@@ -1,0 +1,51 @@
+-- What can role $1 not do that its part ($2: writer, relay, reader) needs? One line of text each. GRANT by a role that may not
+-- grant is a warning and no error, so this is asked after granting, and by the preflight.
+with needs(part, privilege, relation, columns) as (values
+  ('writer', 'insert', 'message', '{id,topic,key,payload,headers,partition,content_type,correlation_id,causation_id,traceparent,tracestate}'::text[]),
+  ('writer', 'select', 'message', '{id,seq}'),
+  ('relay', 'select', 'message', null),
+  ('relay', 'delete', 'message', null),
+  ('relay', 'select', 'envelope', null),
+  ('relay', 'select', 'migration', null),
+  ('relay', 'select', 'cursor', null),
+  ('relay', 'update', 'cursor', null),
+  ('relay', 'select', 'receipt', null),
+  ('relay', 'insert', 'receipt', null),
+  ('relay', 'delete', 'receipt', null),
+  ('relay', 'select', 'held', null),
+  ('relay', 'insert', 'held', null),
+  ('relay', 'update', 'held', null),
+  ('relay', 'delete', 'held', null),
+  ('relay', 'select', 'held_action', null),
+  ('relay', 'insert', 'held_action', null),
+  ('reader', 'select', 'message', '{seq,xid,id,topic,partition,content_type,correlation_id,causation_id,traceparent,tracestate,created_at}'),
+  ('reader', 'select', 'envelope', null),
+  ('reader', 'select', 'migration', null),
+  ('reader', 'select', 'cursor', null),
+  ('reader', 'select', 'receipt', null),
+  ('reader', 'select', 'held', null),
+  ('reader', 'select', 'held_action', null))
+select missing from (
+  select 'usage on schema ' || n.nspname as missing
+  from pg_catalog.pg_namespace n
+  where n.nspname = 'outbox'::name and not pg_catalog.has_schema_privilege($1::name, n.oid, 'usage')
+  union all
+  select needs.privilege || ' on ' || c.relname
+  from needs
+  join pg_catalog.pg_namespace n on n.nspname = 'outbox'::name
+  join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = needs.relation
+  where needs.part = $2 and needs.columns is null
+    and not pg_catalog.has_table_privilege($1::name, c.oid, needs.privilege)
+  union all
+  select needs.privilege || ' (' || wanted.name || ') on ' || c.relname
+  from needs
+  join pg_catalog.pg_namespace n on n.nspname = 'outbox'::name
+  join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = needs.relation
+  cross join lateral pg_catalog.unnest(needs.columns) as wanted(name)
+  where needs.part = $2 and not pg_catalog.has_column_privilege($1::name, c.oid, wanted.name, needs.privilege)
+  union all
+  select 'execute on ' || p.oid::pg_catalog.regprocedure::text
+  from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+  where n.nspname = 'outbox'::name and p.proname = 'emit' and $2 = 'writer'
+    and not pg_catalog.has_function_privilege($1::name, p.oid, 'execute')
+) found order by missing
