@@ -1,0 +1,285 @@
+//! What operators ask of a SQLite outbox: [`SqliteOperator`].
+
+use std::time::Duration;
+
+use outboxd_core::{Cursor, HoldReason, HoldState, KeyHash, Seq, Snapshot};
+use outboxd_engine::operate::shown_key_hash;
+use outboxd_engine::{
+    AuditedAction, Finding, HeldFilter, HeldMessage, HoldFailure, LeaderStatus, Operate, OperateError,
+    OutboxError, OutboxStatus,
+};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Connection, Row, SqliteConnection};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::backlog::backlog;
+use crate::config::SqliteConfig;
+use crate::lead::refused;
+use crate::migrate::version_of;
+use crate::row::timestamp;
+use crate::session::{Failure, Session};
+
+/// An operator's view of an outbox in a SQLite file.
+#[derive(Debug)]
+pub struct SqliteOperator {
+    pub(crate) config: SqliteConfig,
+    pub(crate) session: Session,
+}
+
+/// What an operator may do to a held message.
+#[derive(Clone, Copy, Debug)]
+enum Action {
+    Retry,
+    Discard,
+}
+
+/// A held message, as far as an action needs it.
+struct HeldRow {
+    seq: i64,
+    topic: String,
+    key_hash: Option<i64>,
+    reason: String,
+    correlation_id: Vec<u8>,
+    head: Uuid,
+}
+
+/// Why an action was not taken; the transaction is rolled back.
+enum NotDone {
+    Failure(Failure),
+    NotHeld,
+    Behind(Uuid),
+}
+
+impl<E: Into<Failure>> From<E> for NotDone {
+    fn from(error: E) -> Self {
+        Self::Failure(error.into())
+    }
+}
+
+impl SqliteOperator {
+    /// An operator of the outbox in the file of the configuration. Nothing is opened yet.
+    #[must_use]
+    pub fn new(config: SqliteConfig) -> Self {
+        Self { config, session: Session::default() }
+    }
+
+    async fn act(
+        &self,
+        doing: &'static str,
+        id: Uuid,
+        action: &AuditedAction,
+        kind: Action,
+    ) -> Result<(), OperateError> {
+        let mut lent = self.session.lend(&self.config, doing, None).await?;
+        // What was found is not a failure of the session: it is carried out of the call as a value.
+        let acting = async {
+            match act(lent.connection(), id, action, kind).await {
+                Ok(()) => Ok(Ok(())),
+                Err(NotDone::NotHeld) => Ok(Err(OperateError::NotHeld(id))),
+                Err(NotDone::Behind(head)) => Ok(Err(OperateError::Behind { id, head })),
+                Err(NotDone::Failure(failure)) => Err(failure),
+            }
+        };
+        let outcome = timeout(self.config.deadline, acting).await;
+        lent.finish(doing, outcome)?
+    }
+}
+
+impl Operate for SqliteOperator {
+    async fn status(&self) -> Result<OutboxStatus, OutboxError> {
+        const DOING: &str = "read the status";
+        let mut lent = self.session.lend(&self.config, DOING, None).await?;
+        let outcome = timeout(lent.deadline(), status(lent.connection())).await;
+        lent.finish(DOING, outcome)
+    }
+
+    async fn check(&self) -> Result<Vec<Finding>, OutboxError> {
+        self.findings().await
+    }
+
+    async fn held_list(&self, filter: &HeldFilter) -> Result<Vec<HeldMessage>, OutboxError> {
+        const DOING: &str = "list held messages";
+        let mut lent = self.session.lend(&self.config, DOING, None).await?;
+        let outcome = timeout(lent.deadline(), held_list(lent.connection(), filter)).await;
+        lent.finish(DOING, outcome)
+    }
+
+    async fn held_retry(&self, id: Uuid, action: &AuditedAction) -> Result<(), OperateError> {
+        self.act("retry a held message", id, action, Action::Retry).await
+    }
+
+    async fn held_discard(&self, id: Uuid, action: &AuditedAction) -> Result<(), OperateError> {
+        self.act("discard a held message", id, action, Action::Discard).await
+    }
+
+    fn takeover_after(&self) -> Duration {
+        self.config.lease
+    }
+}
+
+async fn status(connection: &mut SqliteConnection) -> Result<OutboxStatus, Failure> {
+    let Some(schema_version) = version_of(connection).await? else {
+        return Err(refused("the database has no outbox".to_owned(), "run `outboxd migrate`"));
+    };
+    let row = sqlx::query(include_str!("sql/status.sql")).fetch_one(&mut *connection).await?;
+    let backlog = backlog(connection).await?;
+    let cursor = Cursor { high: Seq(row.try_get("high")?), seen: Snapshot::none(), catch_up: None };
+    let version: String = row.try_get("sqlite_version")?;
+    let status = OutboxStatus {
+        database: format!("sqlite {version}"),
+        schema_version,
+        leader: LeaderStatus {
+            relay: row.try_get("relay")?,
+            epoch: row.try_get("epoch")?,
+            led_at: timestamp(&row, "led_at")?,
+            alive: row.try_get("alive")?,
+        },
+        cursor: cursor.to_string(),
+        settled_at: timestamp(&row, "settled_at")?,
+        backlog_messages: 0,
+        oldest_age_seconds: 0.0,
+        held: Vec::new(),
+    };
+    Ok(status.with_backlog(backlog))
+}
+
+async fn held_list(
+    connection: &mut SqliteConnection,
+    filter: &HeldFilter,
+) -> Result<Vec<HeldMessage>, Failure> {
+    let limit = if filter.limit == 0 { -1 } else { i64::from(filter.limit) };
+    let rows = sqlx::query(include_str!("sql/held_list.sql"))
+        .bind(filter.id.map(|id| id.to_string()))
+        .bind(&filter.topic)
+        .bind(filter.state.map(HoldState::as_str))
+        .bind(filter.reason.map(HoldReason::as_str))
+        .bind(limit)
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(|row| held_message(row).map_err(Failure::Database)).collect()
+}
+
+fn held_message(row: &SqliteRow) -> Result<HeldMessage, sqlx::Error> {
+    let state: String = row.try_get("state")?;
+    let reason: String = row.try_get("reason")?;
+    let failures: String = row.try_get("failures")?;
+    let correlation_id: &[u8] = row.try_get("correlation_id")?;
+    let id: String = row.try_get("id")?;
+    Ok(HeldMessage {
+        seq: Seq(row.try_get("seq")?),
+        id: id.parse().map_err(|error| undecodable("id", error))?,
+        correlation_id: String::from_utf8_lossy(correlation_id).into_owned(),
+        topic: row.try_get("topic")?,
+        key_hash: shown_key_hash(row.try_get::<Option<i64>, _>("key_hash")?.map(KeyHash::from_i64)),
+        state: HoldState::parse(&state).ok_or_else(|| undecodable("state", UnknownWord(state)))?,
+        reason: HoldReason::parse(&reason).ok_or_else(|| undecodable("reason", UnknownWord(reason)))?,
+        error: row.try_get("error")?,
+        attempts: row.try_get("attempts")?,
+        failures: parse_failures(&failures).map_err(|error| undecodable("failures", error))?,
+        created_at: required(row, "created_at")?,
+        held_at: required(row, "held_at")?,
+        due_at: timestamp(row, "due_at")?,
+        followers: u64::try_from(row.try_get::<i64, _>("followers")?).unwrap_or(0),
+        payload_bytes: row
+            .try_get::<Option<i64>, _>("payload_bytes")?
+            .and_then(|bytes| u64::try_from(bytes).ok()),
+    })
+}
+
+/// A word of a later version.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is not a word that this version knows")]
+struct UnknownWord(String);
+
+fn undecodable(column: &str, source: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
+    sqlx::Error::ColumnDecode { index: column.to_owned(), source: Box::new(source) }
+}
+
+fn required(row: &SqliteRow, column: &str) -> Result<time::OffsetDateTime, sqlx::Error> {
+    timestamp(row, column)?.ok_or_else(|| undecodable(column, sqlx::error::UnexpectedNullError))
+}
+
+fn parse_failures(json: &str) -> Result<Vec<HoldFailure>, serde_json::Error> {
+    #[derive(serde::Deserialize)]
+    struct Stored {
+        #[serde(with = "time::serde::rfc3339")]
+        at: time::OffsetDateTime,
+        error: String,
+    }
+    let stored: Vec<Stored> = serde_json::from_str(json)?;
+    Ok(stored.into_iter().map(|Stored { at, error }| HoldFailure { at, error }).collect())
+}
+
+/// Finds, changes and audits, in one transaction.
+async fn act(
+    connection: &mut SqliteConnection,
+    id: Uuid,
+    action: &AuditedAction,
+    kind: Action,
+) -> Result<(), NotDone> {
+    let mut transaction = connection.begin_with("begin immediate").await?;
+    let held = find(&mut transaction, id).await?.ok_or(NotDone::NotHeld)?;
+    match kind {
+        Action::Retry => {
+            if held.head != id {
+                return Err(NotDone::Behind(held.head));
+            }
+            sqlx::query(include_str!("sql/held_retry.sql")).bind(held.seq).execute(&mut *transaction).await?;
+        }
+        Action::Discard => {
+            sqlx::query(include_str!("sql/held_discard.sql"))
+                .bind(held.seq)
+                .execute(&mut *transaction)
+                .await?;
+            // Only the head's place is taken by another: behind a parked head everything goes on waiting.
+            if held.head == id {
+                sqlx::query(include_str!("sql/held_promote.sql"))
+                    .bind(held.key_hash)
+                    .execute(&mut *transaction)
+                    .await?;
+            }
+        }
+    }
+    sqlx::query(include_str!("sql/held_audit.sql"))
+        .bind(kind.as_str())
+        .bind(id.to_string())
+        .bind(held.seq)
+        .bind(&held.topic)
+        .bind(&held.reason)
+        .bind(String::from_utf8_lossy(&held.correlation_id).into_owned())
+        .bind(&action.who)
+        .bind(&action.why)
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+impl Action {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Discard => "discard",
+        }
+    }
+}
+
+async fn find(connection: &mut SqliteConnection, id: Uuid) -> Result<Option<HeldRow>, sqlx::Error> {
+    let row = sqlx::query(include_str!("sql/held_find.sql"))
+        .bind(id.to_string())
+        .fetch_optional(connection)
+        .await?;
+    row.map(|row| {
+        let head: String = row.try_get("head")?;
+        Ok(HeldRow {
+            seq: row.try_get("seq")?,
+            topic: row.try_get("topic")?,
+            key_hash: row.try_get("key_hash")?,
+            reason: row.try_get("reason")?,
+            correlation_id: row.try_get("correlation_id")?,
+            head: head.parse().map_err(|error| undecodable("id", error))?,
+        })
+    })
+    .transpose()
+}
