@@ -1,0 +1,137 @@
+//! One relay leads, any number stand by; whatever happens to the leader, nothing is lost or settled twice.
+
+use std::time::Duration;
+
+use outboxd_testkit::postgres::Database;
+use outboxd_testkit::relay::eventually;
+use outboxd_testkit::shared;
+use outboxd_testkit::workload::Workload;
+use sqlx::PgConnection;
+use tokio::time::Instant;
+
+use crate::support::{Place, SOON};
+
+async fn epoch(connection: &mut PgConnection) -> i64 {
+    sqlx::query_scalar("select epoch from outbox.cursor").fetch_one(connection).await.unwrap()
+}
+
+/// D1, D3. The lock of a killed leader is free as soon as its connection is gone; a standby polls for it.
+#[tokio::test]
+async fn a_standby_dispatches_within_two_seconds_of_the_leaders_kill() {
+    let database = Database::create().await;
+    let place = Place::install(&database.url(), &shared::kafka(), "kill-leader").await;
+    let mut leader = place.setup.start().await;
+    leader.leads(SOON).await;
+    let mut standby = place.setup.start().await;
+    standby
+        .wait_until("the second stands by", SOON, |metrics| {
+            metrics.has("outboxd_leader") && metrics.sum("outboxd_leader", &[]) == 0.0
+        })
+        .await;
+    let writing = Workload::new(std::slice::from_ref(&place.topic), 1).start(&database.url()).await;
+    leader.wait_until("some are dispatched", SOON, |m| m.sum("outboxd_dispatched_total", &[]) > 50.0).await;
+    leader.kill_9().await;
+    let killed_at = Instant::now();
+    standby
+        .wait_until("the standby dispatches", SOON, |m| m.sum("outboxd_dispatched_total", &[]) > 0.0)
+        .await;
+    let took = killed_at.elapsed();
+    assert!(took < Duration::from_secs(2), "it took {took:?}");
+    writing.stop().await;
+    place.account().await.assert_all_published(16_000);
+    standby.expect_no_surprises(&[]);
+}
+
+/// D1, D3. The kernel of a frozen process goes on answering keepalives, so its session must be ended by the server; when it
+/// wakes up, whatever it believes to know is void.
+#[tokio::test]
+async fn a_frozen_leader_is_replaced_and_refused_when_it_wakes_up() {
+    let database = Database::create().await;
+    let place = Place::install(&database.url(), &shared::kafka(), "freeze-leader").await;
+    let setup = place.setup.clone().set("relay.lead_session_ms", 1_500);
+    let mut frozen = setup.start().await;
+    frozen.leads(SOON).await;
+    let mut other = setup.start().await;
+    let mut connection = database.connect().await;
+    let first = epoch(&mut connection).await;
+    let writing = Workload::new(std::slice::from_ref(&place.topic), 2).start(&database.url()).await;
+    frozen.wait_until("some are dispatched", SOON, |m| m.sum("outboxd_dispatched_total", &[]) > 50.0).await;
+    frozen.pause();
+    other.leads(Duration::from_secs(15)).await;
+    assert_eq!(epoch(&mut connection).await, first + 1);
+    other.wait_until("the other dispatches", SOON, |m| m.sum("outboxd_dispatched_total", &[]) > 50.0).await;
+    frozen.resume();
+    frozen.wait_until("it stands by", SOON, |m| m.sum("outboxd_leader", &[]) == 0.0).await;
+    writing.stop().await;
+    let account = place.account().await;
+    account.assert_all_published(16_000);
+    assert_eq!(epoch(&mut connection).await, first + 1, "the frozen one took no term of its own");
+}
+
+/// A session that sits in a snapshot pins vacuum for the whole cluster.
+#[tokio::test]
+async fn no_idle_connection_of_ours_holds_a_snapshot_and_each_relay_keeps_its_share() {
+    let database = Database::create().await;
+    let place = Place::install(&database.url(), &shared::kafka(), "sessions").await;
+    let mut leader = place.setup.start().await;
+    leader.leads(SOON).await;
+    let mut connection = database.connect().await;
+    place.emit("a", "1").await;
+    leader.wait_until("it is dispatched", SOON, |m| m.sum("outboxd_dispatched_total", &[]) == 1.0).await;
+    assert!(sessions(&mut connection).await.len() <= 4);
+    let before = sessions(&mut connection).await.len();
+    let mut standby = place.setup.start().await;
+    standby
+        .wait_until("it stands by and has measured", SOON, |metrics| metrics.has("outboxd_backlog_messages"))
+        .await;
+    for look in 0..100 {
+        let sessions = sessions(&mut connection).await;
+        assert!(sessions.len() <= before + 1, "look {look}: {sessions:?}");
+        let pinning: Vec<_> = sessions.iter().filter(|(state, pins)| state == "idle" && *pins).collect();
+        assert!(pinning.is_empty(), "look {look}: {pinning:?}");
+    }
+}
+
+/// Sessions of relays on this database: their state, and whether they hold back vacuum.
+async fn sessions(connection: &mut PgConnection) -> Vec<(String, bool)> {
+    sqlx::query_as(
+        "select coalesce(state, ''), backend_xmin is not null from pg_stat_activity
+         where datname = current_database() and application_name like 'outboxd%'",
+    )
+    .fetch_all(connection)
+    .await
+    .unwrap()
+}
+
+/// D1. `pg_terminate_backend` on any of the leader's sessions costs a term and nothing else.
+#[tokio::test]
+async fn a_leader_whose_sessions_are_ended_leads_again_and_loses_nothing() {
+    let database = Database::create().await;
+    let place = Place::install(&database.url(), &shared::kafka(), "terminate").await;
+    let mut relay = place.setup.start().await;
+    relay.leads(SOON).await;
+    let mut connection = database.connect().await;
+    let writing = Workload::new(std::slice::from_ref(&place.topic), 3).start(&database.url()).await;
+    for round in 1..=5_u32 {
+        let target = f64::from(round) * 40.0;
+        relay
+            .wait_until("more are dispatched", SOON, |m| m.sum("outboxd_dispatched_total", &[]) > target)
+            .await;
+        let before = epoch(&mut connection).await;
+        sqlx::query(
+            "select pg_terminate_backend(pid) from pg_stat_activity
+             where datname = current_database() and application_name like 'outboxd%'
+             order by random() limit 1",
+        )
+        .execute(&mut connection)
+        .await
+        .unwrap();
+        eventually("a new term", SOON, async || {
+            (epoch(&mut database.connect().await).await > before).then_some(())
+        })
+        .await;
+    }
+    writing.stop().await;
+    place.account().await.assert_all_published(5 * 16_000);
+    relay.expect_no_surprises(&["the database is not available"]);
+}

@@ -1,6 +1,8 @@
 //! What the project promises, executed against a real database, a real Kafka broker and the real relay.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 
+mod support;
+
 mod config;
 
 mod cli;
