@@ -1,0 +1,297 @@
+//! Taking the lead, keeping it, and where dispatching starts.
+//!
+//! A session advisory lock says that the leader is alive: it goes when its session goes. Epoch and nonce in the cursor
+//! row keep it safe: every settle names both. The bump commits synchronously, and cursor and held keys are read after it.
+
+use outboxd_core::{CatchUp, Cursor, KeyHash, Seq, Snapshot};
+use outboxd_engine::{HeldCount, OutboxError, Start, Term};
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use uuid::Uuid;
+
+use crate::migrate::{SCHEMA_VERSION, SCHEMA_VERSION_MIN};
+use crate::outbox::{Memory, PostgresOutbox};
+use crate::session::{Call, CallError};
+
+/// First key of the advisory lock of the lead, "obld" in ASCII; the second is the oid of the message table.
+pub const LEAD_LOCK: i32 = 0x6f62_6c64;
+
+impl PostgresOutbox {
+    pub(crate) async fn take_lead(&self) -> Result<Option<Term>, OutboxError> {
+        let mut call = self.lead_session.call("take the lead").await?;
+        let row = call.row(sqlx::query(self.sql.lead_verify.clone())).await?;
+        let verified = call.value(Verified::read(&row))?;
+        verified.judge()?;
+        let lock = call.row(sqlx::query(self.sql.lead_lock.clone()).bind(LEAD_LOCK)).await?;
+        if !call.value(lock.try_get::<bool, _>("locked"))? {
+            call.done();
+            return Ok(None);
+        }
+        let backend: i32 = call.value(lock.try_get("backend"))?;
+        let led = (call.incarnation(), backend);
+        *self.memory() = Memory { led: Some(led), ..Memory::default() };
+        self.refuse_transaction_pooling(&mut call, backend).await?;
+        let nonce = Uuid::from_u128(rand::random());
+        let bumped =
+            call.row(sqlx::query(self.sql.lead_bump.clone()).bind(nonce).bind(&self.config.relay)).await?;
+        let epoch = call.value(bumped.try_get("epoch"))?;
+        call.done();
+        Ok(Some(Term { epoch, nonce, keep_every: self.config.lead_session / 3 }))
+    }
+
+    /// Behind a proxy that pools by transaction, a lock belongs to whoever gets that server connection next. While one of our
+    /// sessions is inside a transaction, the other cannot be given its connection: so either both show the same backend, or the
+    /// one with the lock moves to another.
+    async fn refuse_transaction_pooling(&self, lead: &mut Call<'_>, backend: i32) -> Result<(), OutboxError> {
+        let mut read = self.read_session.call("take the lead").await?;
+        read.script(sqlx::SqlSafeStr::into_sql_str("begin")).await?;
+        let other: i32 = backend_of(&mut read).await?;
+        let now: i32 = backend_of(lead).await?;
+        read.script(sqlx::SqlSafeStr::into_sql_str("commit")).await?;
+        let incarnation = read.incarnation();
+        read.done();
+        if other == backend || now != backend {
+            return Err(pooled());
+        }
+        self.same_incarnation(incarnation, "take the lead")
+    }
+
+    pub(crate) async fn start_term(&self, term: Term) -> Result<Start, OutboxError> {
+        let mut call = self.lead_session.call_if_open("read the settled cursor").await?;
+        let rows =
+            call.rows(sqlx::query(self.sql.lead_start.clone()).bind(term.epoch).bind(term.nonce)).await?;
+        let Some(first) = rows.first() else {
+            call.done();
+            return Err(OutboxError::Fenced);
+        };
+        let (cursor, bound, actions) = call.value(stored_cursor(first))?;
+        let held = call.value(held_counts(&rows))?;
+        call.done();
+        self.open_for_term().await?;
+        let mut memory = self.memory();
+        memory.bounds = crate::outbox::Bounds::default();
+        memory.held = crate::outbox::HeldMemory::default();
+        if let Some(bound) = bound {
+            memory.bounds.learn(cursor.high, bound);
+        }
+        Ok(Start { cursor, held, actions })
+    }
+
+    /// The sessions that memory depends on are opened here and nowhere else within a term. One that was lost later must not come
+    /// back in silence: what was read before may be gone, though the postmaster's start time is the same (a backend that
+    /// crashes takes every session with it and recovers from the log).
+    async fn open_for_term(&self) -> Result<(), OutboxError> {
+        for session in [&self.read_session, &self.durable_session] {
+            let call = session.call("open sessions").await?;
+            let incarnation = call.incarnation();
+            call.done();
+            self.same_incarnation(incarnation, "open sessions")?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn keep_lead(&self, term: Term) -> Result<(), OutboxError> {
+        let mut call = self.lead_session.call_if_open("keep the lead").await?;
+        let row = call
+            .row(
+                sqlx::query(self.sql.lead_keep.clone())
+                    .bind(i64::from(LEAD_LOCK))
+                    .bind(term.epoch)
+                    .bind(term.nonce),
+            )
+            .await?;
+        let backend: i32 = call.value(row.try_get("backend"))?;
+        let has_lock: bool = call.value(row.try_get("has_lock"))?;
+        let has_term: bool = call.value(row.try_get("has_term"))?;
+        if self.memory().led.is_none_or(|(_, led)| led != backend) {
+            return Err(pooled());
+        }
+        if !has_term {
+            return Err(OutboxError::Fenced);
+        }
+        if !has_lock {
+            return Err(call.failed(CallError::LeadLost));
+        }
+        call.done();
+        Ok(())
+    }
+}
+
+/// What was found before the lead is taken.
+#[derive(Debug)]
+struct Verified {
+    schema_version: Option<i32>,
+    high: i64,
+    is_same_cluster: bool,
+    is_in_the_past: bool,
+    sequence_cache: Option<i64>,
+    sequence_last: Option<i64>,
+    sequence_is_readable: bool,
+    sees_every_row: bool,
+}
+
+impl Verified {
+    fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            schema_version: row.try_get("schema_version")?,
+            high: row.try_get("high")?,
+            is_same_cluster: row.try_get("is_same_cluster")?,
+            is_in_the_past: row.try_get("is_in_the_past")?,
+            sequence_cache: row.try_get("sequence_cache")?,
+            sequence_last: row.try_get("sequence_last")?,
+            sequence_is_readable: row.try_get::<Option<bool>, _>("sequence_is_readable")?.unwrap_or(false),
+            sees_every_row: row.try_get("sees_every_row")?,
+        })
+    }
+
+    /// Refuses an outbox whose cursor or sequence would make the relay lose or repeat messages.
+    fn judge(&self) -> Result<(), OutboxError> {
+        let refused =
+            |finding: String, remedy: &str| Err(OutboxError::Refused { finding, remedy: remedy.into() });
+        let version = self.schema_version.unwrap_or(0);
+        if !(SCHEMA_VERSION_MIN..=SCHEMA_VERSION).contains(&version) {
+            let remedy = if version < SCHEMA_VERSION_MIN {
+                "run `outboxd migrate`"
+            } else {
+                "run the outboxd that this schema was installed by, or a later one"
+            };
+            return refused(
+                format!(
+                    "the outbox has schema version {version}, this relay serves {SCHEMA_VERSION_MIN} to {SCHEMA_VERSION}"
+                ),
+                remedy,
+            );
+        }
+        if !self.is_same_cluster || !self.is_in_the_past {
+            return Err(foreign());
+        }
+        if self.sequence_cache != Some(1) {
+            return refused(
+                format!("the sequence of outbox messages has cache {}", self.sequence_cache.unwrap_or(0)),
+                "writers would draw numbers ahead of time and break the order: \
+                 `alter table <schema>.message alter column seq set cache 1`",
+            );
+        }
+        if self.sequence_is_readable && self.sequence_last.unwrap_or(0) < self.high {
+            return refused(
+                format!(
+                    "the sequence of outbox messages stands at {}, behind the cursor at {}: new messages would count as dispatched",
+                    self.sequence_last.unwrap_or(0),
+                    self.high
+                ),
+                "set it past the cursor: `select setval(pg_get_serial_sequence('<schema>.message', 'seq'), <cursor>)`",
+            );
+        }
+        if !self.sees_every_row {
+            return refused(
+                "row security hides messages from this role in silence".into(),
+                "`create policy outboxd on <schema>.message to <relay role> using (true)`",
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The cursor was settled in another cluster.
+pub(crate) fn foreign() -> OutboxError {
+    OutboxError::Refused {
+        finding: "the cursor belongs to another database cluster: this one was restored or cloned from it"
+            .into(),
+        remedy:
+            "serve the original, or, if nothing here waits to be dispatched, drop the outbox schema and run \
+                 `outboxd migrate`"
+                .into(),
+    }
+}
+
+fn pooled() -> OutboxError {
+    OutboxError::Refused {
+        finding: "a proxy between relay and database pools by transaction, so that a session cannot hold the lead".into(),
+        remedy: "connect to PostgreSQL directly, or through a pool in session mode (PgBouncer: pool_mode = session)".into(),
+    }
+}
+
+async fn backend_of(call: &mut Call<'_>) -> Result<i32, OutboxError> {
+    let row = call.row(sqlx::query("select pg_backend_pid() as backend")).await?;
+    call.value(row.try_get("backend"))
+}
+
+/// The cursor row, its bound, and the number of operator actions.
+fn stored_cursor(row: &PgRow) -> Result<(Cursor, Option<u64>, i64), sqlx::Error> {
+    let pos: Option<i64> = row.try_get("pos")?;
+    let until: Option<&str> = row.try_get("until")?;
+    let cursor = Cursor {
+        high: Seq(row.try_get("high")?),
+        seen: Snapshot::new(row.try_get("seen")?),
+        catch_up: pos.zip(until).map(|(pos, until)| CatchUp { pos: Seq(pos), until: Snapshot::new(until) }),
+    };
+    Ok((cursor, row.try_get::<&str, _>("xid_bound")?.parse().ok(), row.try_get("actions")?))
+}
+
+/// Counts per key from rows that have `key_hash` and `messages`, NULL where there are none.
+pub(crate) fn held_counts(rows: &[PgRow]) -> Result<Vec<HeldCount>, sqlx::Error> {
+    let mut held = Vec::with_capacity(rows.len());
+    for row in rows {
+        let key_hash: Option<i64> = row.try_get("key_hash")?;
+        let messages: Option<i64> = row.try_get("messages")?;
+        if let Some((key_hash, messages)) = key_hash.zip(messages) {
+            let messages = u32::try_from(messages).unwrap_or(u32::MAX);
+            held.push(HeldCount { key_hash: KeyHash::from_i64(key_hash), messages });
+        }
+    }
+    Ok(held)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Verified {
+        Verified {
+            schema_version: Some(SCHEMA_VERSION),
+            high: 10,
+            is_same_cluster: true,
+            is_in_the_past: true,
+            sequence_cache: Some(1),
+            sequence_last: Some(10),
+            sequence_is_readable: true,
+            sees_every_row: true,
+        }
+    }
+
+    fn refusal(verified: &Verified) -> String {
+        match verified.judge() {
+            Err(OutboxError::Refused { finding, remedy }) => format!("{finding}; {remedy}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_outbox_as_it_should_be_is_served() {
+        good().judge().unwrap();
+        Verified { sequence_last: None, sequence_is_readable: false, ..good() }.judge().unwrap();
+        Verified { sequence_last: None, high: 0, ..good() }.judge().unwrap();
+    }
+
+    #[test]
+    fn a_schema_of_another_version_is_refused_by_name() {
+        assert!(refusal(&Verified { schema_version: None, ..good() }).contains("outboxd migrate"));
+        let later = refusal(&Verified { schema_version: Some(SCHEMA_VERSION + 1), ..good() });
+        assert!(later.contains(&(SCHEMA_VERSION + 1).to_string()));
+    }
+
+    #[test]
+    fn what_would_lose_or_repeat_messages_is_refused_with_its_remedy() {
+        for (verified, words) in [
+            (Verified { is_same_cluster: false, ..good() }, "another database cluster"),
+            (Verified { is_in_the_past: false, ..good() }, "another database cluster"),
+            (Verified { sequence_cache: Some(32), ..good() }, "cache 1"),
+            (Verified { sequence_last: Some(9), ..good() }, "setval"),
+            (Verified { sequence_last: None, ..good() }, "setval"),
+            (Verified { sees_every_row: false, ..good() }, "create policy"),
+        ] {
+            let text = refusal(&verified);
+            assert!(text.contains(words), "{text}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Every statement of the relay, rendered for its schema once.
+//!
+//! Public so that tests can explain the statements and run them with one rule broken; no part of the crate's promises.
+
+use sqlx::SqlStr;
+
+use crate::schema::{SchemaName, render};
+
+/// The statements of [`crate::PostgresOutbox`].
+#[expect(missing_docs, reason = "each is documented at the head of its file")]
+#[derive(Clone, Debug)]
+pub struct Statements {
+    pub lead_verify: SqlStr,
+    pub lead_lock: SqlStr,
+    pub lead_bump: SqlStr,
+    pub lead_keep: SqlStr,
+    pub lead_start: SqlStr,
+    pub read_page: SqlStr,
+    pub durable_flushed: SqlStr,
+    pub durable_force: SqlStr,
+    pub settle: SqlStr,
+    pub held_signal: SqlStr,
+    pub held_unblocked: SqlStr,
+    pub held_due: SqlStr,
+    pub held_counts: SqlStr,
+    pub backlog: SqlStr,
+    pub backlog_held: SqlStr,
+    pub purge_messages: SqlStr,
+    pub purge_receipts: SqlStr,
+}
+
+impl Statements {
+    /// The statements for an outbox in this schema.
+    #[must_use]
+    pub fn new(schema: &SchemaName) -> Self {
+        Self {
+            lead_verify: render(include_str!("sql/lead_verify.sql"), schema),
+            lead_lock: render(include_str!("sql/lead_lock.sql"), schema),
+            lead_bump: render(include_str!("sql/lead_bump.sql"), schema),
+            lead_keep: render(include_str!("sql/lead_keep.sql"), schema),
+            lead_start: render(include_str!("sql/lead_start.sql"), schema),
+            read_page: render(include_str!("sql/read_page.sql"), schema),
+            durable_flushed: render(include_str!("sql/durable_flushed.sql"), schema),
+            durable_force: render(include_str!("sql/durable_force.sql"), schema),
+            settle: render(include_str!("sql/settle.sql"), schema),
+            held_signal: render(include_str!("sql/held_signal.sql"), schema),
+            held_unblocked: render(include_str!("sql/held_unblocked.sql"), schema),
+            held_due: render(include_str!("sql/held_due.sql"), schema),
+            held_counts: render(include_str!("sql/held_counts.sql"), schema),
+            backlog: render(include_str!("sql/backlog.sql"), schema),
+            backlog_held: render(include_str!("sql/backlog_held.sql"), schema),
+            purge_messages: render(include_str!("sql/purge_messages.sql"), schema),
+            purge_receipts: render(include_str!("sql/purge_receipts.sql"), schema),
+        }
+    }
+}

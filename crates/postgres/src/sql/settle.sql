@@ -1,0 +1,59 @@
+-- Settles: moves the cursor and stores what happened on the way, all of it or nothing. No row: this relay is fenced.
+--
+--   $1 epoch, $2 nonce                                  the term
+--   $3 high, $4 seen, $5 pos, $6 until                  the cursor that must still be stored
+--   $7 high, $8 seen, $9 pos, $10 until, $11 bound      the cursor to store; bound NULL: not known any more
+--   $12, $13                                            both cursors as text, for people
+--   $14 out_of_order, $15 first, $16 last, $17 messages, $18 packed         receipts
+--   $19 seq, $20 topic, $21 key_hash, $22 state, $23 reason, $24 error, $25 attempts, $26 due in microseconds      holds
+--   $27                                                 held messages that were dispatched
+--
+-- A concurrent leader's bump makes the update wait and then find nothing. Each held row is reached by its primary key.
+with moved as (
+  update outbox.cursor c
+  set high = $7,
+    seen = $8::text::pg_snapshot,
+    pos = $9,
+    until = $10::text::pg_snapshot,
+    -- The bound belongs to high: whatever drew its seq before high was drawn had its xid before.
+    xid_bound = case when c.high = $7 then c.xid_bound else coalesce($11::text::xid8, pg_current_xact_id()) end,
+    settled_at = clock_timestamp()
+  where c.singleton and c.epoch = $1 and c.nonce = $2
+    and c.high = $3 and c.seen::text = $4 and c.pos is not distinct from $5 and c.until::text is not distinct from $6
+  returning c.epoch, c.relay, c.settled_at
+), receipts as (
+  insert into outbox.receipt
+    (epoch, relay, settled_at, out_of_order, cursor_before, cursor_after, seq_first, seq_last, messages, receipts)
+  select m.epoch, m.relay, m.settled_at, r.out_of_order, $12, $13, r.seq_first, r.seq_last, r.messages, r.receipts
+  from moved m
+  cross join unnest($14::boolean[], $15::bigint[], $16::bigint[], $17::integer[], $18::bytea[])
+    as r (out_of_order, seq_first, seq_last, messages, receipts)
+), released as (
+  delete from outbox.held h
+  using moved m
+  where h.seq = any ($27::bigint[])
+  returning h.seq
+), holds as (
+  insert into outbox.held as h (seq, id, topic, key_hash, state, reason, error, attempts, failures, due_at, held_at)
+  select n.seq, i.id, n.topic, n.key_hash, n.state, n.reason, n.error, n.attempts,
+    case when n.error is null then '[]'::jsonb
+      else jsonb_build_array(jsonb_build_object('at', m.settled_at, 'error', n.error)) end,
+    m.settled_at + make_interval(secs => n.due_us / 1000000.0),
+    m.settled_at
+  from moved m
+  cross join unnest($19::bigint[], $20::text[], $21::bigint[], $22::text[], $23::text[], $24::text[], $25::integer[], $26::bigint[])
+    as n (seq, topic, key_hash, state, reason, error, attempts, due_us)
+  cross join lateral (select i.id from outbox.message i where i.seq = n.seq) i
+  on conflict (seq) do update
+  set state = excluded.state,
+    reason = excluded.reason,
+    error = excluded.error,
+    attempts = excluded.attempts,
+    due_at = excluded.due_at,
+    -- The last ten: one came, so at most one goes.
+    failures = case when jsonb_array_length(h.failures || excluded.failures) > 10
+      then (h.failures || excluded.failures) - 0 else h.failures || excluded.failures end
+  returning h.seq
+)
+select (select count(*) from released) as released, (select count(*) from holds) as holds
+from moved m
