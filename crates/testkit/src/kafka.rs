@@ -1,0 +1,12 @@
+//! Real Apache Kafka for tests: a broker of one's own to kill and freeze ([`Broker`]), and what tests do with topics.
+//!
+//! Nothing here knows the outbox.
+
+pub mod broker;
+
+#[cfg(feature = "clients")]
+pub mod topics;
+
+pub use broker::{Broker, Options};
+#[cfg(feature = "clients")]
+pub use topics::{Consumed, create_topic, delete_topic, read_all, unique_topic};

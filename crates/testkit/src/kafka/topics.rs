@@ -1,0 +1,260 @@
+//! What tests do with topics.
+
+use std::fs;
+use std::io::Write as _;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::task::spawn_blocking;
+use uuid::Uuid;
+
+use super::broker;
+use crate::wait;
+
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// A record as a consumer sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Consumed {
+    /// Partition.
+    pub partition: i32,
+    /// Offset.
+    pub offset: i64,
+    /// Key.
+    pub key: Option<Bytes>,
+    /// Payload; `None` is a tombstone.
+    pub payload: Option<Bytes>,
+    /// Headers in their order.
+    pub headers: Vec<(String, Option<Bytes>)>,
+    /// The record's timestamp, in milliseconds since 1970.
+    pub timestamp: Option<i64>,
+}
+
+impl Consumed {
+    /// The text of a header.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().find(|(of, _)| of == name)?;
+        std::str::from_utf8(value.as_ref()?).ok()
+    }
+
+    /// The message id that the relay stamped.
+    ///
+    /// # Panics
+    /// There is none.
+    #[must_use]
+    pub fn id(&self) -> Uuid {
+        self.header("id").and_then(|id| id.parse().ok()).expect("every record has a header `id` with a UUID")
+    }
+}
+
+/// A topic name that no other test uses.
+#[must_use]
+pub fn unique_topic(purpose: &str) -> String {
+    format!("{purpose}-{}", Uuid::new_v4().simple())
+}
+
+/// Creates a topic and waits until the broker knows a leader for each of its partitions.
+///
+/// # Panics
+/// The broker does not let us.
+pub async fn create_topic(bootstrap: &str, name: &str, partitions: i32, config: &[(&str, &str)]) {
+    try_create_topic(bootstrap, name, partitions, config).await.expect("create a topic");
+}
+
+async fn try_create_topic(
+    bootstrap: &str,
+    name: &str,
+    partitions: i32,
+    config: &[(&str, &str)],
+) -> Result<()> {
+    let admin = admin(bootstrap)?;
+    let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+    topic.config.extend_from_slice(config);
+    for result in admin.create_topics([&topic], &admin_options()).await? {
+        result.map_err(|(topic, code)| anyhow::anyhow!("create {topic}: {code}"))?;
+    }
+    let client = consumer(bootstrap)?;
+    let wanted = name.to_owned();
+    spawn_blocking(move || wait_for_leaders(&client, &wanted, usize::try_from(partitions)?)).await?
+}
+
+/// Deletes a topic and waits until the broker does not know it any more.
+///
+/// # Panics
+/// The broker does not let us.
+pub async fn delete_topic(bootstrap: &str, name: &str) {
+    try_delete_topic(bootstrap, name).await.expect("delete a topic");
+}
+
+async fn try_delete_topic(bootstrap: &str, name: &str) -> Result<()> {
+    let admin = admin(bootstrap)?;
+    for result in admin.delete_topics(&[name], &admin_options()).await? {
+        result.map_err(|(topic, code)| anyhow::anyhow!("delete {topic}: {code}"))?;
+    }
+    wait::until(format!("topic {name} is gone"), ANSWER_LIMIT, || async {
+        let metadata = admin.inner().fetch_metadata(None, ANSWER_LIMIT)?;
+        Ok(metadata.topics().iter().all(|topic| topic.name() != name).then_some(()))
+    })
+    .await
+}
+
+/// Everything that is in a topic now, by partition and offset.
+///
+/// # Panics
+/// The broker does not answer, or the topic does not exist.
+pub async fn read_all(bootstrap: &str, topic: &str) -> Vec<Consumed> {
+    let (bootstrap, topic) = (bootstrap.to_owned(), topic.to_owned());
+    spawn_blocking(move || read_to_end(&bootstrap, &topic))
+        .await
+        .expect("reading does not panic")
+        .expect("read a topic to its end")
+}
+
+/// How many records a topic holds, from its offsets alone.
+///
+/// # Panics
+/// The broker does not answer, or the topic does not exist.
+pub async fn count(bootstrap: &str, topic: &str) -> usize {
+    let (bootstrap, topic) = (bootstrap.to_owned(), topic.to_owned());
+    let ends = spawn_blocking(move || ends(&consumer(&bootstrap)?, &topic))
+        .await
+        .expect("counting does not panic")
+        .expect("ask for a topic's offsets");
+    ends.iter().map(|end| usize::try_from(end.high - end.low).unwrap_or(0)).sum()
+}
+
+/// Waits until a topic holds at least so many records, then reads them all.
+///
+/// # Panics
+/// They do not come in time.
+pub async fn read_at_least(bootstrap: &str, topic: &str, records: usize, limit: Duration) -> Vec<Consumed> {
+    let what = format!("topic {topic} holds {records} records");
+    wait::until(what, limit, || async { Ok((count(bootstrap, topic).await >= records).then_some(())) })
+        .await
+        .expect("records come");
+    read_all(bootstrap, topic).await
+}
+
+/// Publishes pairs of key and payload with the Java client and its default partitioner.
+///
+/// Neither may hold a tab or a line break.
+///
+/// # Panics
+/// Java is missing or the broker does not take them.
+pub fn produce_with_java(bootstrap: &str, topic: &str, pairs: &[(String, String)]) {
+    try_produce_with_java(bootstrap, topic, pairs).expect("produce with the Java client");
+}
+
+fn try_produce_with_java(bootstrap: &str, topic: &str, pairs: &[(String, String)]) -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let input = directory.path().join("pairs");
+    let mut file = fs::File::create(&input)?;
+    for (key, payload) in pairs {
+        writeln!(file, "{key}\t{payload}")?;
+    }
+    let mut tool = broker::java(&broker::jars()?, "128m");
+    tool.arg("org.apache.kafka.tools.ConsoleProducer")
+        .args(["--bootstrap-server", bootstrap, "--topic", topic, "--sync"])
+        .args(["--property", "parse.key=true", "--property", "key.separator=\t"])
+        .stdin(Stdio::from(fs::File::open(&input)?));
+    broker::run(tool)
+}
+
+fn admin(bootstrap: &str) -> Result<AdminClient<DefaultClientContext>> {
+    ClientConfig::new().set("bootstrap.servers", bootstrap).create().context("create an admin client")
+}
+
+fn admin_options() -> AdminOptions {
+    AdminOptions::new().operation_timeout(Some(ANSWER_LIMIT)).request_timeout(Some(ANSWER_LIMIT))
+}
+
+fn consumer(bootstrap: &str) -> Result<BaseConsumer> {
+    ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", "outboxd-testkit")
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "error")
+        .set("isolation.level", "read_uncommitted")
+        .set("fetch.wait.max.ms", "20")
+        .set("fetch.message.max.bytes", "20000000")
+        .create()
+        .context("create a consumer")
+}
+
+/// A partition and the range of its offsets: from `low` to before `high`.
+struct End {
+    partition: i32,
+    low: i64,
+    high: i64,
+}
+
+fn ends(consumer: &BaseConsumer, topic: &str) -> Result<Vec<End>> {
+    let metadata = consumer.fetch_metadata(Some(topic), ANSWER_LIMIT).context("fetch metadata")?;
+    let found = metadata.topics().first().context("the broker describes no topic")?;
+    if let Some(error) = found.error() {
+        bail!("topic {topic}: {}", rdkafka::types::RDKafkaErrorCode::from(error));
+    }
+    found
+        .partitions()
+        .iter()
+        .map(|partition| {
+            let (low, high) = consumer.fetch_watermarks(topic, partition.id(), ANSWER_LIMIT)?;
+            Ok(End { partition: partition.id(), low, high })
+        })
+        .collect()
+}
+
+fn wait_for_leaders(consumer: &BaseConsumer, topic: &str, partitions: usize) -> Result<()> {
+    let end = Instant::now() + ANSWER_LIMIT;
+    loop {
+        if ends(consumer, topic).is_ok_and(|ends| ends.len() == partitions) {
+            return Ok(());
+        }
+        if Instant::now() > end {
+            bail!("waited {ANSWER_LIMIT:?} until topic {topic} has leaders");
+        }
+        // Serves the client's own events, and is the pause between two looks.
+        drop(consumer.poll(Duration::from_millis(20)));
+    }
+}
+
+fn read_to_end(bootstrap: &str, topic: &str) -> Result<Vec<Consumed>> {
+    let consumer = consumer(bootstrap)?;
+    let ends = ends(&consumer, topic)?;
+    let mut records = Vec::new();
+    for end in ends.iter().filter(|end| end.high > end.low) {
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(topic, end.partition, Offset::Offset(end.low))?;
+        consumer.assign(&assignment)?;
+        let mut next = end.low;
+        while next < end.high {
+            let message = consumer.poll(ANSWER_LIMIT).with_context(|| {
+                format!("partition {} ends at {next}, not at {}", end.partition, end.high)
+            })??;
+            next = message.offset() + 1;
+            records.push(consumed(&message));
+        }
+    }
+    Ok(records)
+}
+
+fn consumed(message: &impl Message) -> Consumed {
+    let headers = message.headers().into_iter().flat_map(Headers::iter);
+    Consumed {
+        partition: message.partition(),
+        offset: message.offset(),
+        key: message.key().map(Bytes::copy_from_slice),
+        payload: message.payload().map(Bytes::copy_from_slice),
+        headers: headers.map(|of| (of.key.to_owned(), of.value.map(Bytes::copy_from_slice))).collect(),
+        timestamp: message.timestamp().to_millis(),
+    }
+}
