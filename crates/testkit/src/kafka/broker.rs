@@ -389,3 +389,6 @@ fn access_control(users: &[(String, String)]) -> Vec<(String, String)> {
 fn join(parts: impl Iterator<Item = String>) -> String {
     parts.collect::<Vec<_>>().join(",")
 }
+
+#[cfg(all(test, feature = "clients"))]
+mod tests;

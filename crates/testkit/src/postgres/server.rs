@@ -397,3 +397,6 @@ fn run(mut command: Command) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(all(test, feature = "clients"))]
+mod tests;
