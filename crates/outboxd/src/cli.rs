@@ -1,0 +1,217 @@
+//! What may be typed: commands, flags and their help.
+#![expect(clippy::doc_markdown, reason = "doc comments here are what a terminal shows")]
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::config::Sources;
+
+const EXAMPLES: &str = "\
+Examples:
+  outboxd migrate --database-url postgres://owner@localhost/shop
+      installs the outbox; `migrate --dry-run` prints the SQL instead
+  outboxd run
+      relays until SIGTERM, with OUTBOXD__DATABASE__URL and OUTBOXD__KAFKA__BOOTSTRAP_SERVERS set
+
+Exit codes:
+  0  done                     69  a dependency cannot be reached (never of `run`)
+  64 wrong usage              70  a bug
+  78 configuration: something must be set right first
+  After a second SIGTERM or SIGINT `run` ends at once with 128 and the signal's number.
+
+Configuration: defaults < config/outboxd.toml or --config < OUTBOXD__SECTION__KEY < flags.
+`outboxd config show` prints what holds. OUTBOXD_LOG sets the log filter; NO_COLOR is respected.";
+
+/// The transactional outbox relay: publishes committed intents to Kafka, in order per key, losing none
+#[derive(Debug, Parser)]
+#[command(
+    name = "outboxd",
+    version,
+    after_help = EXAMPLES,
+    disable_help_subcommand = true,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    /// What holds for every command.
+    #[command(flatten)]
+    pub(crate) global: Global,
+    /// The command.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Configuration")]
+pub(crate) struct Global {
+    /// Configuration file [default: config/outboxd.toml if it exists]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The database with the outbox: postgres://user@host/database or sqlite:path
+    ///
+    /// Arguments are visible to every user of the machine: put a password in OUTBOXD__DATABASE__URL or in the file that
+    /// database.url_file names.
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) database_url: Option<String>,
+    /// Kafka brokers to begin with, separated by commas
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    pub(crate) bootstrap_servers: Option<String>,
+    /// Any configuration key, as relay.poll_max_ms=50; may be repeated
+    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = key_and_value)]
+    pub(crate) set: Vec<(String, String)>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Relay committed intents to Kafka until told to stop
+    ///
+    /// Waits for a database or broker that is down, for hours if need be, and loses nothing. SIGTERM or SIGINT drains:
+    /// nothing new is read, what is in flight is awaited and settled, at most for shutdown.grace_ms. A second signal ends at
+    /// once, which may cost duplicates and nothing else.
+    ///
+    /// Any number may run on one outbox: one leads, the others stand by.
+    Run,
+    /// Install the outbox or bring it up to date
+    ///
+    /// Safe to repeat and to run from several places at once. Needs a role that may create objects in the database; no
+    /// superuser, no extension. The files in migrations/ work with psql and sqlite3 as well.
+    #[command(args_conflicts_with_subcommands = true)]
+    Migrate(Migrate),
+    /// Show or check the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Ask the running relay whether it is alive, for images without curl
+    ///
+    /// Exit code 0 if it is, 69 if it is not or does not answer.
+    Healthcheck(Healthcheck),
+    /// Print a completion script for a shell
+    ///
+    /// For bash: outboxd completions bash > /etc/bash_completion.d/outboxd
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// `migrate`.
+#[derive(Debug, Args)]
+pub(crate) struct Migrate {
+    /// Grant on the outbox instead.
+    #[command(subcommand)]
+    pub(crate) command: Option<MigrateCommand>,
+    /// The schema to install into (PostgreSQL) [default: database.schema]
+    #[arg(long)]
+    pub(crate) schema: Option<String>,
+    /// Print the SQL that would be executed, and execute nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// Parts of `migrate`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum MigrateCommand {
+    /// Grant each role its part of the outbox (PostgreSQL); the roles must exist
+    ///
+    /// Needs the owner of the outbox. No superuser, no CREATEROLE: roles are the administrator's to create.
+    Grants(Grants),
+}
+
+/// `migrate grants`.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub(crate) struct Grants {
+    /// May emit intents, and do nothing else
+    #[arg(long, value_name = "ROLE", group = "role")]
+    pub(crate) writer: Option<String>,
+    /// May relay, and act on held messages
+    #[arg(long, value_name = "ROLE", group = "role")]
+    pub(crate) relay: Option<String>,
+    /// May look at status and held messages, never at a payload
+    #[arg(long, value_name = "ROLE", group = "role")]
+    pub(crate) reader: Option<String>,
+    /// The schema with the outbox [default: database.schema]
+    #[arg(long, group = "where")]
+    pub(crate) schema: Option<String>,
+    /// Print the SQL that would be executed, and execute nothing
+    #[arg(long, group = "how")]
+    pub(crate) dry_run: bool,
+}
+
+/// `config`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print every key, its value and where it comes from; secrets are redacted
+    Show(Output),
+    /// Say everything that is wrong, as `run` would; connects to nothing
+    Check,
+    /// Print a configuration file with every key, its default and its bounds, to begin with
+    Reference,
+}
+
+/// `healthcheck`.
+#[derive(Debug, Args)]
+pub(crate) struct Healthcheck {
+    /// Ask whether it is ready: configuration and schema are good, it leads or stands by
+    #[arg(long)]
+    pub(crate) ready: bool,
+    /// With --ready: and neither the database nor Kafka is out
+    #[arg(long, requires = "ready")]
+    pub(crate) strict: bool,
+    /// Where it listens [default: http.listen]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) address: Option<String>,
+    /// How long to wait for the answer
+    #[arg(long, value_name = "MS", default_value_t = 2_000)]
+    pub(crate) timeout_ms: u64,
+}
+
+/// How an answer is printed.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Output {
+    /// How to print the answer
+    #[arg(long, short, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
+    pub(crate) output: Format,
+}
+
+/// Forms of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
+
+impl Global {
+    /// Where the configuration is looked for. `schema` is the command's own flag for it.
+    pub(crate) fn sources(&self, schema: Option<&str>) -> Sources {
+        let own = |key: &str, value: Option<&str>| Some((key.to_owned(), value?.to_owned()));
+        let mut flags = self.set.clone();
+        flags.extend(own("database.url", self.database_url.as_deref()));
+        flags.extend(own("kafka.bootstrap_servers", self.bootstrap_servers.as_deref()));
+        flags.extend(own("database.schema", schema));
+        Sources::of_process(self.config.clone(), flags)
+    }
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.trim().to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

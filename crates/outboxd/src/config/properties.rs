@@ -1,0 +1,82 @@
+//! librdkafka settings that pass through.
+//!
+//! Which of them are refused, because they would void a promise or run code, is the Kafka adapter's knowledge. Here: secrets
+//! from files, and which values may be shown.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use outboxd_kafka::KafkaConfig;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::raw::{Origin, Typed};
+use super::{Problem, Problems, REDACTED, read_secret};
+
+/// Settings whose value can be put in a file named by `<setting>.file`.
+const FROM_FILE: [&str; 8] = [
+    "sasl.password",
+    "sasl.oauthbearer.config",
+    "sasl.oauthbearer.client.secret",
+    "sasl.oauthbearer.assertion.private.key.pem",
+    "sasl.oauthbearer.assertion.private.key.passphrase",
+    "ssl.key.password",
+    "ssl.key.pem",
+    "ssl.keystore.password",
+];
+
+/// The settings with secrets read from their files. Files are read only if the command needs Kafka.
+pub(super) fn resolve(
+    typed: &BTreeMap<String, Typed>,
+    read_files: bool,
+    problems: &mut Problems,
+) -> BTreeMap<String, SecretString> {
+    let mut settings = BTreeMap::new();
+    for (name, value) in typed {
+        let from_file = name.strip_suffix(".file").filter(|name| FROM_FILE.contains(name));
+        let Some(setting) = from_file else {
+            settings.entry(name.clone()).or_insert_with(|| value.text.clone());
+            continue;
+        };
+        let key = format!("kafka.properties.{name}");
+        match typed.get(setting) {
+            Some(direct) if direct.origin == value.origin => problems.push(Problem {
+                key,
+                said: format!("{setting} and {name} are both set: set one"),
+                origin: value.origin.clone(),
+            }),
+            Some(direct) if direct.origin > value.origin => {}
+            Some(_) | None if !read_files => {}
+            Some(_) | None => match read_secret(Path::new(value.text.expose_secret())) {
+                Ok(secret) => {
+                    settings.insert(setting.to_owned(), secret);
+                }
+                Err(said) => problems.push(Problem { key, said, origin: value.origin.clone() }),
+            },
+        }
+    }
+    settings
+}
+
+/// A setting's value as it may be shown. The path of a secret's file is no secret.
+pub(super) fn shown(name: &str, typed: &Typed) -> String {
+    let names_a_file = name.strip_suffix(".file").is_some_and(|name| FROM_FILE.contains(&name));
+    if outboxd_kafka::is_secret(name) && !names_a_file {
+        REDACTED.to_owned()
+    } else {
+        typed.text.expose_secret().to_owned()
+    }
+}
+
+/// What the Kafka adapter refuses: settings that would void a promise or run code, and those that librdkafka does not take.
+pub(super) fn refuse(kafka: &KafkaConfig, typed: &BTreeMap<String, Typed>, problems: &mut Problems) {
+    for problem in outboxd_kafka::validate(kafka) {
+        let name = problem.key.trim_start_matches("properties.").trim_matches('"');
+        let origin =
+            typed.get(name).or_else(|| typed.get(&format!("{name}.file"))).map(|typed| typed.origin.clone());
+        problems.push(Problem {
+            key: format!("kafka.{}", problem.key.replace('"', "")),
+            said: problem.reason,
+            origin: origin.unwrap_or(Origin::Default),
+        });
+    }
+}

@@ -1,0 +1,170 @@
+//! `run`: the relay and what belongs to it.
+//!
+//! Every task is owned here: the relay itself, the HTTP server, the upkeep of the metrics. The first to end decides: the
+//! relay ends when it was drained or refused, the others only by an error. An outage ends nothing.
+
+use std::future::Future;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use outboxd_engine::{Outbox, Relay, RelayConfig};
+use outboxd_kafka::KafkaPublisher;
+use outboxd_postgres::PostgresOutbox;
+use outboxd_sqlite::SqliteOutbox;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::adapters::Adapter;
+use crate::config::{Config, Database};
+use crate::failure::Failure;
+use crate::http;
+use crate::metrics::Metrics;
+use crate::observers::Observers;
+use crate::standing::Standing;
+use crate::telemetry::Telemetry;
+
+/// How often the metrics' buffers are emptied.
+const UPKEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// Relays until told to stop.
+pub(crate) async fn run(config: Config, telemetry: &Telemetry) -> Result<ExitCode, Failure> {
+    // Before anything else: as PID 1 a process without a handler cannot be stopped.
+    let signals = Signals::listen()?;
+    let adapter = Adapter::of(&config)?;
+    let database = config.database.as_ref().map_or("none", Database::kind);
+    let standing = Arc::new(Standing::new(&config.instance, database));
+    let metrics = Arc::new(Metrics::new(&config.instance, database, telemetry.dropped())?);
+    let listener = http::listen(config.listen).await?;
+    let publisher = KafkaPublisher::new(config.kafka).map_err(Failure::config)?;
+    tracing::info!(
+        target: "outboxd::run",
+        version = env!("CARGO_PKG_VERSION"),
+        instance = config.instance,
+        database = config.database.as_ref().map(Database::shown),
+        "starting"
+    );
+    let observers = Arc::new(Observers {
+        metrics: Arc::clone(&metrics),
+        standing: Arc::clone(&standing),
+        #[cfg(feature = "failpoints")]
+        failpoint: config.failpoint,
+    });
+    let drain = CancellationToken::new();
+    let stop = CancellationToken::new();
+    let relay = relay(adapter, publisher, config.relay, observers, drain.clone());
+    let server = tokio::task::JoinSet::from_iter([http::serve(
+        listener,
+        http::Sources { metrics: Arc::clone(&metrics), standing: Arc::clone(&standing) },
+        stop.clone(),
+    )]);
+    attend(relay, server, Attendance { signals, metrics, standing, drain, stop }).await
+}
+
+/// The relay over whichever database it is.
+async fn relay(
+    adapter: Adapter,
+    publisher: KafkaPublisher,
+    config: RelayConfig,
+    observers: Arc<Observers>,
+    drain: CancellationToken,
+) -> Result<(), Failure> {
+    match adapter {
+        Adapter::Postgres(postgres) => {
+            let outbox = PostgresOutbox::new(*postgres);
+            relay_over(outbox, publisher, config, observers, drain).await
+        }
+        Adapter::Sqlite(sqlite) => {
+            let outbox = SqliteOutbox::new(sqlite);
+            relay_over(outbox, publisher, config, observers, drain).await
+        }
+    }
+}
+
+async fn relay_over<O: Outbox>(
+    outbox: O,
+    publisher: KafkaPublisher,
+    config: RelayConfig,
+    observers: Arc<Observers>,
+    drain: CancellationToken,
+) -> Result<(), Failure> {
+    let relay = Relay::new(outbox, publisher, config, observers, rand::random());
+    Ok(Box::pin(relay.run(drain)).await?)
+}
+
+/// What the relay's attendants need.
+struct Attendance {
+    signals: Signals,
+    metrics: Arc<Metrics>,
+    standing: Arc<Standing>,
+    drain: CancellationToken,
+    stop: CancellationToken,
+}
+
+/// Waits for the first end: of the relay, of an attendant, or by a second signal.
+async fn attend(
+    relay: impl Future<Output = Result<(), Failure>> + Send + 'static,
+    mut server: tokio::task::JoinSet<std::io::Result<()>>,
+    attendance: Attendance,
+) -> Result<ExitCode, Failure> {
+    let Attendance { mut signals, metrics, standing, drain, stop } = attendance;
+    let mut relay = tokio::task::JoinSet::from_iter([relay]);
+    let mut upkeep = tokio::time::interval(UPKEEP_EVERY);
+    // Every branch is cancel safe: joining a set, a tick, and a signal's stream lose nothing when dropped.
+    let ended = loop {
+        tokio::select! {
+            biased;
+            Some(ended) = relay.join_next() => break ended.context("the relay's task").map_err(Failure::bug)?,
+            Some(ended) = server.join_next() => {
+                let error = match ended {
+                    Ok(Ok(())) => anyhow!("it ended by itself"),
+                    Ok(Err(error)) => error.into(),
+                    Err(error) => error.into(),
+                };
+                break Err(Failure::bug(error.context("serve http")));
+            }
+            name = signals.next() => {
+                if drain.is_cancelled() {
+                    tracing::warn!(target: "outboxd::drain", signal = name.0,
+                        "second signal: ending at once; what is not settled will be published again");
+                    return Ok(ExitCode::from(name.1));
+                }
+                tracing::info!(target: "outboxd::drain", signal = name.0, "draining; a second signal ends at once");
+                standing.draining();
+                drain.cancel();
+            }
+            _ = upkeep.tick() => metrics.upkeep(),
+        }
+    };
+    // Probes were answered until here, so that nobody restarts a relay that drains.
+    stop.cancel();
+    while server.join_next().await.is_some() {}
+    ended.map(|()| {
+        tracing::info!(target: "outboxd::run", "ended");
+        ExitCode::SUCCESS
+    })
+}
+
+/// The signals that end the relay.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).context("listen for signals").map_err(Failure::bug);
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    /// The next one, with its name and the exit code that shells give it.
+    async fn next(&mut self) -> (&'static str, u8) {
+        tokio::select! {
+            Some(()) = self.terminate.recv() => ("SIGTERM", 128 + 15),
+            Some(()) = self.interrupt.recv() => ("SIGINT", 128 + 2),
+            // Both streams end only with the runtime.
+            else => std::future::pending().await,
+        }
+    }
+}
