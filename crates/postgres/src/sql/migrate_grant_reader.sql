@@ -3,3 +3,4 @@ grant usage on schema outbox to reader_role;
 grant select (seq, xid, id, topic, partition, content_type, correlation_id, causation_id, traceparent, tracestate, created_at)
   on outbox.message to reader_role;
 grant select on outbox.envelope, outbox.migration, outbox.cursor, outbox.receipt, outbox.held, outbox.held_action to reader_role;
+grant select on sequence outbox.message_seq_seq to reader_role;

@@ -3,6 +3,8 @@
 grant usage on schema outbox to relay_role;
 grant select, delete on outbox.message to relay_role;
 grant select on outbox.envelope, outbox.migration to relay_role;
+-- Whether the sequence stands behind the cursor.
+grant select on sequence outbox.message_seq_seq to relay_role;
 grant select, update on outbox.cursor to relay_role;
 grant select, insert, delete on outbox.receipt to relay_role;
 grant select, insert, update, delete on outbox.held to relay_role;
