@@ -1,0 +1,344 @@
+//! The port itself: a librdkafka producer that is fed in order and reports in order.
+//!
+//! Reports come from librdkafka's polling thread through an unbounded channel. It holds at most one report for each record
+//! in the client, and those are bounded by `queue_messages` and by what the loop keeps in flight, so it needs no bound of
+//! its own; when that bound is reached, `enqueue` says [`EnqueueError::Full`].
+
+use std::fmt;
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use outboxd_core::{DeliveryError, Fault, Receipt, Record, Refusal};
+use outboxd_engine::{EnqueueError, Publisher, PublisherStats, Report, Token, TopicState};
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
+use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer};
+use rdkafka::types::RDKafkaErrorCode;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::spawn_blocking;
+
+use crate::config::{ClientLimits, KafkaConfig};
+use crate::connection::{Connection, ConnectionError};
+use crate::fault::delivery_error;
+use crate::properties::{PropertyProblem, creation_reason, validate};
+use crate::topics::Topics;
+
+/// At most so many reports are taken at once.
+const REPORTS_AT_ONCE: usize = 10_000;
+
+/// Why there is no publisher.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// The configuration is refused; all of its problems.
+    #[error("{} problems in the Kafka configuration, the first: {}", .0.len(), .0[0])]
+    Configuration(Vec<PropertyProblem>),
+    /// librdkafka made no client.
+    #[error("create Kafka client: {0}")]
+    Client(String),
+}
+
+/// Publishes to Kafka.
+pub struct KafkaPublisher {
+    config: Arc<KafkaConfig>,
+    connection: Connection,
+    topics: Topics,
+    /// `None` after a renewal that failed: then a renewal is due.
+    client: Option<Client>,
+}
+
+/// One librdkafka producer and what belongs to it. A renewal replaces all of it, so a report of an old record has no way
+/// to reach the loop.
+struct Client {
+    producer: ThreadedProducer<Reporter>,
+    reports: UnboundedReceiver<Report>,
+    flight: Arc<Flight>,
+    limits: ClientLimits,
+}
+
+/// What the client holds.
+#[derive(Default)]
+struct Flight {
+    records: AtomicU64,
+    bytes: AtomicU64,
+    /// Told when the last record leaves.
+    empty: Notify,
+}
+
+/// Called by librdkafka's polling thread.
+pub(crate) struct Reporter {
+    connection: Connection,
+    reports: UnboundedSender<Report>,
+    flight: Arc<Flight>,
+}
+
+impl KafkaPublisher {
+    /// Makes a client. Connects in the background: brokers that are down are no error.
+    ///
+    /// # Errors
+    /// [`CreateError`] if the configuration can never work.
+    pub fn new(config: KafkaConfig) -> Result<Self, CreateError> {
+        let problems = validate(&config);
+        if !problems.is_empty() {
+            return Err(CreateError::Configuration(problems));
+        }
+        let config = Arc::new(config);
+        let connection = Connection::default();
+        let limits = ClientLimits::of(&config);
+        let client = Client::create(&config, &connection, limits).map_err(CreateError::Client)?;
+        let topics = Topics::new(Arc::clone(&config), connection.clone(), limits);
+        Ok(Self { config, connection, topics, client: Some(client) })
+    }
+
+    /// The last trouble with the connection, or `None` once a broker has answered since.
+    #[must_use]
+    pub fn last_error(&self) -> Option<ConnectionError> {
+        self.connection.last_error()
+    }
+
+    /// A handle to the same, for those who ask while the loop owns the publisher.
+    #[must_use]
+    pub fn connection(&self) -> Connection {
+        self.connection.clone()
+    }
+}
+
+impl Client {
+    fn create(config: &KafkaConfig, connection: &Connection, limits: ClientLimits) -> Result<Self, String> {
+        let (sender, reports) = unbounded_channel();
+        let flight = Arc::new(Flight::default());
+        let reporter =
+            Reporter { connection: connection.clone(), reports: sender, flight: Arc::clone(&flight) };
+        let producer =
+            config.producer(limits).create_with_context(reporter).map_err(|error| creation_reason(&error))?;
+        Ok(Self { producer, reports, flight, limits })
+    }
+
+    fn enqueue(&self, token: Token, record: Record) -> Result<(), EnqueueError> {
+        if record.size_bytes() > self.limits.record_bytes {
+            // A topic that takes it was seen after this client was made; `must_renew` says so too.
+            let code = format!("the client was made for records of {} bytes", self.limits.record_bytes);
+            return Err(EnqueueError::Fault(DeliveryError { fault: Fault::FatalProducer, code }));
+        }
+        // Counted before it is handed over: the report may come at once.
+        self.flight.entered(bytes_of(&record));
+        let handed_over = self.producer.send(BaseRecord {
+            topic: &record.topic,
+            partition: record.partition,
+            payload: record.payload.as_deref(),
+            key: record.key.as_deref(),
+            // The client's clock at this moment, which is the time of publishing.
+            timestamp: None,
+            headers: headers_of(&record),
+            delivery_opaque: opaque_of(token),
+        });
+        let Err((error, _)) = handed_over else { return Ok(()) };
+        self.flight.left(bytes_of(&record));
+        Err(not_enqueued(&error, record))
+    }
+
+    /// Throws away what is queued and in flight; returns when nothing more of it can be sent.
+    fn discard(self) {
+        self.producer.purge(PurgeConfig::default().queue().inflight());
+        drop(self.producer);
+    }
+}
+
+fn not_enqueued(error: &KafkaError, record: Record) -> EnqueueError {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::QueueFull) => EnqueueError::Full(Box::new(record)),
+        Some(code) => {
+            let error = delivery_error(code);
+            match error.fault {
+                Fault::TooLarge | Fault::InvalidRecord => {
+                    EnqueueError::Refused(Refusal::Client { code: error.code })
+                }
+                _ => EnqueueError::Fault(error),
+            }
+        }
+        // The topic's name holds a NUL byte.
+        None => EnqueueError::Refused(Refusal::IllegalTopic {
+            topic: outboxd_core::record::shortened(&record.topic),
+        }),
+    }
+}
+
+fn headers_of(record: &Record) -> Option<OwnedHeaders> {
+    let count = record.headers.len() + record.own_headers.len();
+    if count == 0 {
+        return None;
+    }
+    let headers = OwnedHeaders::new_with_capacity(count);
+    let headers = record.headers.iter().fold(headers, |headers, (name, value)| {
+        headers.insert(Header { key: name, value: Some(value.as_ref()) })
+    });
+    Some(record.own_headers.iter().fold(headers, |headers, (name, value)| {
+        headers.insert(Header { key: name, value: Some(value.as_bytes()) })
+    }))
+}
+
+/// What librdkafka's queue counts of a record, more or less: it leaves headers out.
+fn bytes_of(record: &Record) -> u64 {
+    let bytes = record.key.as_ref().map_or(0, bytes::Bytes::len)
+        + record.payload.as_ref().map_or(0, bytes::Bytes::len);
+    bytes as u64
+}
+
+/// Tokens travel through librdkafka in the place of a pointer. (Does not compile where pointers are smaller.)
+fn opaque_of(token: Token) -> usize {
+    usize::from_ne_bytes(token.0.to_ne_bytes())
+}
+
+fn token_of(opaque: usize) -> Token {
+    Token(u64::from_ne_bytes(opaque.to_ne_bytes()))
+}
+
+impl Flight {
+    fn entered(&self, bytes: u64) {
+        self.records.fetch_add(1, Ordering::AcqRel);
+        self.bytes.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    fn left(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        if self.records.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.empty.notify_waiters();
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.records.load(Ordering::Acquire) == 0
+    }
+
+    async fn emptied(&self) {
+        loop {
+            let emptied = self.empty.notified();
+            if self.is_empty() {
+                return;
+            }
+            emptied.await;
+        }
+    }
+}
+
+impl ClientContext for Reporter {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.connection.log(level, facility, line);
+    }
+
+    fn stats_raw(&self, _statistics: &[u8]) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.connection.error(error, reason);
+    }
+}
+
+impl ProducerContext for Reporter {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, delivered: &DeliveryResult<'_>, opaque: usize) {
+        let (result, message) = match delivered {
+            Ok(message) => {
+                self.connection.answered();
+                (Ok(Receipt { partition: message.partition(), offset: message.offset() }), message)
+            }
+            Err((error, message)) => {
+                let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+                let error = delivery_error(code);
+                if error.fault == Fault::TopicUnauthorized {
+                    self.connection.topic_unauthorised(message.topic());
+                }
+                (Err(error), message)
+            }
+        };
+        let bytes = message.key_len() + message.payload_len();
+        // Nobody listens any more if the publisher was renewed or dropped.
+        let _unheard = self.reports.send(Report { token: token_of(opaque), result });
+        self.flight.left(bytes as u64);
+    }
+}
+
+impl Publisher for KafkaPublisher {
+    fn enqueue(&mut self, token: Token, record: Record) -> Result<(), EnqueueError> {
+        match &self.client {
+            Some(client) => client.enqueue(token, record),
+            None => Err(EnqueueError::Fault(DeliveryError {
+                fault: Fault::FatalProducer,
+                code: "there is no client".to_owned(),
+            })),
+        }
+    }
+
+    async fn reports(&mut self, into: &mut Vec<Report>) {
+        // Cancel safe because `recv_many` is.
+        let taken = match &mut self.client {
+            Some(client) => client.reports.recv_many(into, REPORTS_AT_ONCE).await,
+            None => 0,
+        };
+        if taken == 0 {
+            // Without a client no report can come until the next renewal.
+            pending::<()>().await;
+        }
+    }
+
+    fn look_up(
+        &self,
+        topics: Vec<String>,
+    ) -> impl Future<Output = Vec<(String, TopicState)>> + Send + 'static {
+        let producer = self.client.as_ref().map(|client| client.producer.clone());
+        self.topics.look_up(producer, topics)
+    }
+
+    fn must_renew(&self) -> bool {
+        self.client.as_ref().is_none_or(|client| {
+            client.limits != self.topics.limits() || client.producer.client().fatal_error().is_some()
+        })
+    }
+
+    async fn renew(&mut self) {
+        let old = self.client.take();
+        let (config, connection) = (Arc::clone(&self.config), self.connection.clone());
+        let limits = self.topics.limits();
+        // Off the async threads: the old client is joined, the new one reads its certificates.
+        let renewed = spawn_blocking(move || {
+            if let Some(old) = old {
+                old.discard();
+            }
+            Client::create(&config, &connection, limits)
+        });
+        match renewed.await {
+            Ok(Ok(client)) => self.client = Some(client),
+            Ok(Err(reason)) => {
+                tracing::error!(target: "outboxd::publish", reason, "create Kafka client");
+            }
+            Err(error) => {
+                tracing::error!(target: "outboxd::publish", %error, "create Kafka client");
+            }
+        }
+    }
+
+    async fn flush(&mut self, deadline: Duration) -> bool {
+        // librdkafka sends by itself; its own flush would call back from a second thread and mix up the reports' order.
+        match &self.client {
+            Some(client) => tokio::time::timeout(deadline, client.flight.emptied()).await.is_ok(),
+            None => true,
+        }
+    }
+
+    fn stats(&self) -> PublisherStats {
+        self.client.as_ref().map_or_else(PublisherStats::default, |client| PublisherStats {
+            queue_messages: client.flight.records.load(Ordering::Acquire),
+            queue_bytes: client.flight.bytes.load(Ordering::Acquire),
+        })
+    }
+}
+
+impl fmt::Debug for KafkaPublisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaPublisher").field("config", &self.config).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,190 @@
+//! Look-ups: whether a topic can be written to, and what it takes.
+//!
+//! Nothing that was found is kept here; how long it is believed is the loop's business. What is kept are the limits that a
+//! client must be made for, which only ever get stricter, and the client that reads the topics' configuration.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use outboxd_core::record::topic_is_legal;
+use outboxd_core::{DeliveryError, Fault, HoldReason, TopicInfo};
+use outboxd_engine::TopicState;
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::error::IsError as _;
+use rdkafka::metadata::Metadata;
+use rdkafka::producer::{Producer as _, ThreadedProducer};
+use rdkafka::types::RDKafkaErrorCode;
+use tokio::task::spawn_blocking;
+use tokio::time::Instant;
+
+use crate::config::{ClientLimits, KafkaConfig};
+use crate::connection::Connection;
+use crate::fault::delivery_error;
+use crate::publisher::Reporter;
+
+/// Looks topics up.
+pub(crate) struct Topics {
+    config: Arc<KafkaConfig>,
+    connection: Connection,
+    limits: Arc<Mutex<ClientLimits>>,
+    configurations: Arc<Configurations>,
+}
+
+/// What the metadata says of a topic.
+enum Seen {
+    Exists { partitions: i32 },
+    Not(TopicState),
+}
+
+impl Topics {
+    pub(crate) fn new(config: Arc<KafkaConfig>, connection: Connection, limits: ClientLimits) -> Self {
+        let configurations = Arc::new(Configurations {
+            config: Arc::clone(&config),
+            connection: connection.clone(),
+            client: Mutex::default(),
+        });
+        Self { config, connection, limits: Arc::new(Mutex::new(limits)), configurations }
+    }
+
+    /// What a client must be made for, after all topics that were seen.
+    pub(crate) fn limits(&self) -> ClientLimits {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for the topics' metadata *through the producer's own client*: it publishes only to topics that it knows itself,
+    /// and one that it has found missing stays so for minutes unless it is asked about it.
+    pub(crate) fn look_up(
+        &self,
+        producer: Option<ThreadedProducer<Reporter>>,
+        topics: Vec<String>,
+    ) -> impl Future<Output = Vec<(String, TopicState)>> + Send + 'static {
+        let (config, connection) = (Arc::clone(&self.config), self.connection.clone());
+        let (limits, configurations) = (Arc::clone(&self.limits), Arc::clone(&self.configurations));
+        let until = Instant::now() + config.look_up_within;
+        async move {
+            let seen = match producer {
+                Some(producer) => {
+                    let (connection, topics) = (connection, topics.clone());
+                    spawn_blocking(move || metadata_of(&producer, &connection, &topics, until)).await.ok()
+                }
+                None => None,
+            };
+            let Some(seen) = seen else {
+                let nothing = || TopicState::Unreachable(no_client());
+                return topics.into_iter().map(|topic| (topic, nothing())).collect();
+            };
+            let existing: Vec<&str> = topics
+                .iter()
+                .zip(&seen)
+                .filter(|(_, seen)| matches!(seen, Seen::Exists { .. }))
+                .map(|(topic, _)| topic.as_str())
+                .collect();
+            let max_bytes = configurations.max_message_bytes(&existing, until).await;
+            let mut max_bytes = max_bytes.into_iter();
+            let state_of = |seen| match seen {
+                Seen::Not(state) => state,
+                Seen::Exists { partitions } => {
+                    let topic_max_bytes = max_bytes.next().flatten().unwrap_or(config.message_max_bytes);
+                    let max_message_bytes = config.record_max_bytes(topic_max_bytes);
+                    let mut limits = limits.lock().unwrap_or_else(PoisonError::into_inner);
+                    *limits = limits.with_topic(max_message_bytes);
+                    TopicState::Writable(TopicInfo { partitions, max_message_bytes })
+                }
+            };
+            let states: Vec<_> = seen.into_iter().map(state_of).collect();
+            topics.into_iter().zip(states).collect()
+        }
+    }
+}
+
+fn no_client() -> DeliveryError {
+    DeliveryError { fault: Fault::FatalProducer, code: "there is no client".to_owned() }
+}
+
+/// One request a topic, one after the other: each is answered within a round trip. In the order of `topics`.
+fn metadata_of(
+    producer: &ThreadedProducer<Reporter>,
+    connection: &Connection,
+    topics: &[String],
+    until: Instant,
+) -> Vec<Seen> {
+    let look = |topic: &String| {
+        // librdkafka makes no handle for some illegal names, and rdkafka panics then.
+        if !topic_is_legal(topic) {
+            return Seen::Not(TopicState::Held(HoldReason::IllegalTopic));
+        }
+        // Below a millisecond librdkafka would wait for ever.
+        let remaining = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        match producer.client().fetch_metadata(Some(topic), remaining) {
+            Ok(metadata) => {
+                connection.answered();
+                seen_in(&metadata, topic, connection)
+            }
+            Err(error) => Seen::Not(TopicState::Unreachable(connection.unreachable(&error))),
+        }
+    };
+    topics.iter().map(look).collect()
+}
+
+fn seen_in(metadata: &Metadata, topic: &str, connection: &Connection) -> Seen {
+    let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
+        return Seen::Not(TopicState::Held(HoldReason::TopicUnknown));
+    };
+    let partitions = i32::try_from(found.partitions().len()).unwrap_or(i32::MAX);
+    match found.error().filter(|error| error.is_error()).map(RDKafkaErrorCode::from) {
+        None if connection.is_topic_unauthorised(topic) => {
+            Seen::Not(TopicState::Held(HoldReason::TopicUnauthorized))
+        }
+        None if partitions > 0 => Seen::Exists { partitions },
+        None | Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+            Seen::Not(TopicState::Held(HoldReason::TopicUnknown))
+        }
+        Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+            Seen::Not(TopicState::Held(HoldReason::TopicUnauthorized))
+        }
+        Some(RDKafkaErrorCode::InvalidTopic) => Seen::Not(TopicState::Held(HoldReason::IllegalTopic)),
+        // Being made just now, or without a leader: not known yet.
+        Some(code) => Seen::Not(TopicState::Unreachable(delivery_error(code))),
+    }
+}
+
+/// Reads the topics' configuration, for which librdkafka needs a client of its own. Made when it is needed first.
+pub(crate) struct Configurations {
+    config: Arc<KafkaConfig>,
+    connection: Connection,
+    client: Mutex<Option<Arc<AdminClient<Connection>>>>,
+}
+
+impl Configurations {
+    /// Each topic's `max.message.bytes`, in the order of `topics`; `None` where the cluster does not tell (no
+    /// DESCRIBE_CONFIGS, or a broker without that request). Never fails: the limit then comes from the configuration.
+    async fn max_message_bytes(self: Arc<Self>, topics: &[&str], until: Instant) -> Vec<Option<usize>> {
+        if topics.is_empty() {
+            return Vec::new();
+        }
+        let unknown = vec![None; topics.len()];
+        let Ok(Some(client)) = spawn_blocking(move || self.client()).await else { return unknown };
+        let remaining = until.saturating_duration_since(Instant::now());
+        // A cluster that answers the metadata answers this too; a moment more is not worth holding messages for.
+        let within = remaining.clamp(Duration::from_millis(100), Duration::from_secs(2));
+        let options = AdminOptions::new().request_timeout(Some(within));
+        let resources: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+        let Ok(described) = client.describe_configs(&resources, &options).await else { return unknown };
+        let limit_of = |topic: &&str| {
+            let of_topic = described.iter().flatten().find(|resource| {
+                matches!(&resource.specifier, rdkafka::admin::OwnedResourceSpecifier::Topic(name) if name == topic)
+            })?;
+            of_topic.get("max.message.bytes")?.value.as_ref()?.parse().ok()
+        };
+        topics.iter().map(limit_of).collect()
+    }
+
+    fn client(&self) -> Option<Arc<AdminClient<Connection>>> {
+        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if client.is_none() {
+            let made = self.config.connecting().create_with_context(self.connection.clone());
+            *client = made.ok().map(Arc::new);
+        }
+        client.clone()
+    }
+}
