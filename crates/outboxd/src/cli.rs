@@ -82,6 +82,13 @@ pub(crate) enum Command {
     /// superuser, no extension. The files in migrations/ work with psql and sqlite3 as well.
     #[command(args_conflicts_with_subcommands = true)]
     Migrate(Migrate),
+    /// Watch the relay at work: a shop, a broker, a consumer, and everything that can go wrong; half a minute
+    ///
+    /// Needs nothing: the outbox is a SQLite file in a temporary directory, the broker runs in this process. With
+    /// --database-url and --bootstrap-servers it plays on real servers, in a schema and on topics of its own.
+    ///
+    /// Exit code 70 if the tally does not add up.
+    Demo(Demo),
     /// Show or check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -96,6 +103,20 @@ pub(crate) enum Command {
         /// The shell
         shell: Shell,
     },
+}
+
+/// `demo`.
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// How many orders the shop takes. The in-process broker keeps a few megabytes, hence the limit
+    #[arg(long, value_name = "COUNT", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(20..=10_000))]
+    pub(crate) orders: u32,
+    /// Which day it is at the shop: the same number gives the same orders
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Leave database, topics and log there to look at
+    #[arg(long)]
+    pub(crate) keep: bool,
 }
 
 /// `migrate`.

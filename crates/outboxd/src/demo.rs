@@ -32,17 +32,21 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use outboxd_kafka::KafkaConfig;
 use outboxd_postgres::PostgresConfig;
 use secrecy::SecretString;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::adapters::Adapter;
+use crate::cli::{self, Global};
+use crate::config::{Config, Database, Needs};
 use crate::failure::Failure;
 use plan::Plan;
 use screen::Screen;
 use stage::Stage;
 
-/// What the demo is asked for.
+/// What the demo is asked for, and where it plays.
 #[derive(Debug)]
 pub(crate) struct Options {
     /// How many orders the shop takes.
@@ -51,8 +55,8 @@ pub(crate) struct Options {
     pub(crate) seed: u64,
     /// Leaves everything there to look at.
     pub(crate) keep: bool,
-    /// Wants no colours.
-    pub(crate) no_color: bool,
+    /// Whether a terminal gets colour.
+    pub(crate) color: bool,
     /// Somebody's PostgreSQL, with its URL; without it a SQLite file.
     pub(crate) postgres: Option<(PostgresConfig, SecretString)>,
     /// Somebody's Kafka; without it a broker in this process.
@@ -65,12 +69,59 @@ pub(crate) struct Options {
     pub(crate) variables: Vec<OsString>,
 }
 
+impl Options {
+    /// What was asked for. Servers are used only if a flag of this very command names them: an environment that configures a
+    /// relay must not make a demo play on that relay's database.
+    ///
+    /// # Errors
+    /// If the configuration is not valid, or the database is one that cannot be shared with a demo.
+    pub(crate) fn of(global: &Global, asked: &cli::Demo) -> Result<Self, Failure> {
+        let sources = global.sources(None);
+        let needs =
+            Needs { database: global.database_url.is_some(), kafka: global.bootstrap_servers.is_some() };
+        let config = if needs == Needs::NOTHING { None } else { Some(Config::load(&sources, needs)?) };
+        let mut postgres = None;
+        if let Some(config) = config.as_ref().filter(|_| needs.database) {
+            postgres = match (Adapter::of(config)?, &config.database) {
+                (Adapter::Postgres(postgres), Some(Database::Postgres { url })) => {
+                    Some((*postgres, url.clone()))
+                }
+                _sqlite => {
+                    let said = "--database-url of the demo is for PostgreSQL: without it, it makes a SQLite file of its own";
+                    return Err(Failure::usage(anyhow::anyhow!(said)));
+                }
+            };
+        }
+        let mut arguments: Vec<OsString> = Vec::new();
+        if let Some(file) = &global.config {
+            arguments.extend(["--config".into(), file.into()]);
+        }
+        for (key, value) in &global.set {
+            arguments.extend(["--set".into(), format!("{key}={value}").into()]);
+        }
+        let variables = sources.environment.iter().map(|(name, _)| name);
+        let variables =
+            variables.filter(|name| name.to_string_lossy().starts_with("OUTBOXD")).cloned().collect();
+        Ok(Self {
+            orders: asked.orders,
+            seed: asked.seed,
+            keep: asked.keep,
+            color: sources.color(),
+            postgres,
+            kafka: config.filter(|_| needs.kafka).map(|config| config.kafka),
+            program: std::env::current_exe().context("find this program")?,
+            arguments: if needs == Needs::NOTHING { Vec::new() } else { arguments },
+            variables,
+        })
+    }
+}
+
 /// Tells the story.
 ///
 /// # Errors
 /// If the stage cannot be set up, the story cannot be told to its end, or the tally does not add up.
 pub(crate) async fn run(options: Options) -> Result<ExitCode, Failure> {
-    let screen = Screen::new(options.no_color);
+    let screen = Screen::new(options.color);
     let plan = Plan::new(options.orders, options.seed);
     let mut interrupts = Interrupts::new()?;
     let mut stage = Stage::new(&options)?;
@@ -101,6 +152,7 @@ async fn tell(
     };
     let broken = acts::perform(stage, &mut players, plan, screen).await?;
     let tally = stage.close_the_books(&mut players, screen, broken).await?;
+    players.leave().await;
     if !tally.problems.is_empty() {
         return Err(Failure::bug(anyhow::anyhow!(
             "the tally does not add up: {}",

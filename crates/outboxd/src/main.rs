@@ -29,6 +29,8 @@ mod run;
 
 mod commands;
 
+mod demo;
+
 mod output;
 
 use std::process::ExitCode;
@@ -70,6 +72,7 @@ fn obey(global: &Global, command: Command) -> Result<ExitCode, Failure> {
             let config = load(schema.as_deref(), Needs::DATABASE)?;
             wait(commands::migrate(Adapter::of(&config)?, dry_run))?;
         }
+        Command::Demo(asked) => return play(demo::Options::of(global, &asked)?),
         Command::Config(ConfigCommand::Show(asked)) => {
             commands::config_show(&load(None, Needs::NOTHING)?, asked.output)?;
         }
@@ -99,6 +102,12 @@ fn relay(config: Config) -> Result<ExitCode, Failure> {
         tracing::error!(target: "outboxd::run", error = %failure, "ended");
         failure.exit_code()
     }))
+}
+
+/// `demo`.
+fn play(options: demo::Options) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
+    runtime.block_on(Box::pin(demo::run(options)))
 }
 
 /// Runs a command that asks servers.

@@ -38,7 +38,7 @@ pub(crate) enum Database {
     /// A schema of the demo's own on somebody's server.
     Postgres {
         /// How to get there.
-        config: PostgresConfig,
+        config: Box<PostgresConfig>,
         /// The schema.
         schema: SchemaName,
     },
@@ -54,7 +54,8 @@ impl Database {
     pub(crate) async fn install(&self) -> anyhow::Result<()> {
         match self {
             Self::Sqlite { path } => {
-                outboxd_sqlite::migrate(&SqliteConfig::new(path)).await.context("install the outbox")?;
+                let migrator = outboxd_sqlite::Migrator::new(SqliteConfig::new(path));
+                migrator.apply().await.context("install the outbox")?;
             }
             Self::Postgres { config, schema } => {
                 outboxd_postgres::migrate::Migrator::new(config.options().clone(), schema.clone())

@@ -77,15 +77,11 @@ pub(crate) struct LogLine {
     pub(crate) target: String,
     /// What it says.
     pub(crate) message: String,
-    /// Which message it is about.
-    pub(crate) seq: Option<i64>,
 }
 
 /// A running relay.
 #[derive(Debug)]
 pub(crate) struct Relay {
-    /// Its name in the cursor and in the receipts.
-    pub(crate) instance: String,
     /// Its process id.
     pub(crate) pid: u32,
     child: Child,
@@ -108,7 +104,7 @@ impl Relay {
         let (told, lines) = mpsc::channel(LINES_MAX);
         let mut reading = JoinSet::new();
         reading.spawn(read_log(output, file, told));
-        Ok(Self { instance: instance.to_owned(), pid, child, log: log.to_owned(), lines, reading })
+        Ok(Self { pid, child, log: log.to_owned(), lines, reading })
     }
 
     /// Fails with the end of its log if it has ended, which it was not asked to.

@@ -46,10 +46,10 @@ pub(crate) struct Progress<'a> {
 
 impl Screen {
     /// On standard output.
-    pub(crate) fn new(no_color: bool) -> Self {
+    pub(crate) fn new(color: bool) -> Self {
         let terminal = std::io::stdout().is_terminal();
         let bars = terminal.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stdout()));
-        Self { bars, colour: terminal && !no_color }
+        Self { bars, colour: terminal && color }
     }
 
     fn paint(&self, paint: Paint, text: &str) -> String {
@@ -225,7 +225,7 @@ pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (nth, digit) in digits.chars().enumerate() {
-        if nth > 0 && (digits.len() - nth) % 3 == 0 {
+        if nth > 0 && (digits.len() - nth).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

@@ -98,6 +98,16 @@ impl Now {
     }
 }
 
+impl Players {
+    /// Everybody goes home.
+    pub(crate) async fn leave(self) {
+        let Watch { books, mut consumer } = self.watch;
+        consumer.stop().await;
+        books.close().await;
+        self.shop.close().await;
+    }
+}
+
 impl Watch {
     /// Looks at everything. The consumer is asked before the database: what is unsettled then is an effect of a record that
     /// the database did not know of even a moment later.
@@ -118,7 +128,7 @@ impl Stage {
         let (database, url) = match &options.postgres {
             Some((config, url)) => {
                 let schema = format!("outboxd_demo_{run}").parse()?;
-                (Database::Postgres { config: config.clone(), schema }, Some(url.expose_secret()))
+                (Database::Postgres { config: Box::new(config.clone()), schema }, Some(url.expose_secret()))
             }
             None => (Database::Sqlite { path: directory.path().join("shop.db") }, None),
         };
@@ -324,9 +334,8 @@ impl Stage {
             screen.failed(&format!("{error:#}"));
         }
         if !keep && self.installed {
-            let database = self.database.remove().await;
-            let topics = self.broker.delete_topics().await;
-            for error in [database, topics].into_iter().filter_map(Result::err) {
+            let removed = tokio::join!(self.database.remove(), self.broker.delete_topics());
+            for error in [removed.0, removed.1].into_iter().filter_map(Result::err) {
                 screen.failed(&format!("left behind: {error:#}"));
             }
         }
