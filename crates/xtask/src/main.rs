@@ -12,6 +12,8 @@ mod services;
 
 mod test;
 
+mod tidy;
+
 /// What CONTRIBUTING.md and CI call.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
@@ -34,6 +36,8 @@ enum Command {
         #[arg(last = true)]
         filter: Vec<String>,
     },
+    /// What a reviewer should not have to check: crate edges, promises, reference tables, SQL headers
+    Tidy,
 }
 
 #[derive(Debug, Subcommand)]
@@ -66,6 +70,7 @@ fn run(command: Command) -> Result<ExitCode> {
             Command::Services(Services::Down) => services::down(&root).await,
             Command::Services(Services::Status) => services::status(&root),
             Command::Test { postgres, filter } => test::run(&root, postgres, &filter).await,
+            Command::Tidy => tidy::run(&root),
         }
     })
 }
