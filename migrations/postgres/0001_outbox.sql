@@ -398,6 +398,8 @@ create table outbox.held_action (
 );
 comment on table outbox.held_action is 'Audit: who retried or discarded which held message, and why.';
 comment on index outbox.held_action_pkey is 'Serves the relay: has an operator acted since it looked.';
+create index held_action_seq on outbox.held_action (seq);
+comment on index outbox.held_action_seq is 'Serves settle: was a message discarded while it was being published.';
 
 -- Which migrations were applied. checksum is NULL where a file was applied with another tool than outboxd.
 create table outbox.migration (

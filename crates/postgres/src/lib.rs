@@ -30,7 +30,10 @@ pub mod sql;
 
 pub mod migrate;
 
+pub mod operate;
+
 pub use lead::LEAD_LOCK;
+pub use operate::PostgresOperator;
 pub use outbox::PostgresOutbox;
 pub use schema::SchemaName;
 pub use session::{PostgresConfig, UrlError};

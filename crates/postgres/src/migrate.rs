@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
 use sqlx::{ConnectOptions, Connection, Row, SqlStr};
 
 use crate::schema::{RoleName, SchemaName, render, render_for_role};
@@ -323,7 +323,7 @@ pub(crate) enum Part {
 
 impl Part {
     /// The word that `migrate_missing_grants.sql` knows it by.
-    fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Writer => "writer",
             Self::Relay => "relay",
@@ -351,16 +351,24 @@ impl GrantRoles {
 
 /// A row of the bookkeeping table.
 #[derive(Debug)]
-struct Applied {
-    version: i32,
-    name: String,
-    checksum: Option<String>,
+pub(crate) struct Applied {
+    pub(crate) version: i32,
+    pub(crate) name: String,
+    pub(crate) checksum: Option<String>,
 }
 
 impl Applied {
+    pub(crate) fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            version: row.try_get("version")?,
+            name: row.try_get("name")?,
+            checksum: row.try_get("checksum")?,
+        })
+    }
+
     /// Whether this version knows the migration and knows it by the same text. A file that another tool applied has no
     /// checksum and is taken at its word.
-    fn verify(&self) -> Result<(), MigrateError> {
+    pub(crate) fn verify(&self) -> Result<(), MigrateError> {
         let Some(known) = known(self.version) else {
             return Err(MigrateError::Newer { version: self.version, name: self.name.clone() });
         };
@@ -396,15 +404,8 @@ async fn applied(
         .fetch_all(&mut *connection)
         .await
         .map_err(database("read applied migrations"))?;
-    Ok(Some(
-        rows.iter()
-            .map(|row| Applied {
-                version: row.get("version"),
-                name: row.get("name"),
-                checksum: row.get("checksum"),
-            })
-            .collect(),
-    ))
+    let applied = rows.iter().map(Applied::read).collect::<Result<_, _>>();
+    applied.map(Some).map_err(database("read applied migrations"))
 }
 
 async fn refuse_missing_roles(connection: &mut PgConnection, roles: &GrantRoles) -> Result<(), MigrateError> {
@@ -418,7 +419,7 @@ async fn refuse_missing_roles(connection: &mut PgConnection, roles: &GrantRoles)
 }
 
 /// What a role lacks for its part, one line each.
-pub(crate) async fn missing_grants(
+async fn missing_grants(
     connection: &mut PgConnection,
     schema: &SchemaName,
     part: Part,

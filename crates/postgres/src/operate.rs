@@ -1,0 +1,67 @@
+//! What operators ask of a PostgreSQL outbox: [`PostgresOperator`].
+//!
+//! Asked from a process of its own, next to a relay that leads or without one. Reading needs the reader's grants (the
+//! preflight asks for the relay's, because that is whom it speaks for); acting on held messages needs the relay's. Nothing
+//! here shows a key, a payload or a header.
+
+mod check;
+
+mod held;
+
+mod status;
+
+use std::time::Duration;
+
+use outboxd_engine::{
+    AuditedAction, Finding, HeldFilter, HeldMessage, Operate, OperateError, OutboxError, OutboxStatus,
+};
+use uuid::Uuid;
+
+use crate::session::{PostgresConfig, Purpose, Session};
+
+/// An operator's view of an outbox in a PostgreSQL database.
+#[derive(Debug)]
+pub struct PostgresOperator {
+    config: PostgresConfig,
+    session: Session,
+    /// Opened by the preflight alone: what a proxy does shows only between two connections.
+    second_session: Session,
+}
+
+impl PostgresOperator {
+    /// An operator that connects when first asked something.
+    #[must_use]
+    pub fn new(config: PostgresConfig) -> Self {
+        Self {
+            session: Session::new(&config, Purpose::Operate),
+            second_session: Session::new(&config, Purpose::Operate),
+            config,
+        }
+    }
+}
+
+impl Operate for PostgresOperator {
+    async fn status(&self) -> Result<OutboxStatus, OutboxError> {
+        self.read_status().await
+    }
+
+    async fn check(&self) -> Result<Vec<Finding>, OutboxError> {
+        self.findings().await
+    }
+
+    async fn held_list(&self, filter: &HeldFilter) -> Result<Vec<HeldMessage>, OutboxError> {
+        self.list_held(filter).await
+    }
+
+    async fn held_retry(&self, id: Uuid, action: &AuditedAction) -> Result<(), OperateError> {
+        self.retry_held(id, action).await
+    }
+
+    async fn held_discard(&self, id: Uuid, action: &AuditedAction) -> Result<(), OperateError> {
+        self.discard_held(id, action).await
+    }
+
+    fn takeover_after(&self) -> Duration {
+        self.config.lead_session
+    }
+}

@@ -1,0 +1,455 @@
+//! The preflight: what could keep a relay that connects as this role from doing its work, each finding with its remedy.
+//!
+//! Questions are asked in an order in which each needs only what those before it have found to be there: the server,
+//! the catalog, the grants, and then the tables.
+
+use outboxd_engine::{Finding, OutboxError, Severity};
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+
+use super::PostgresOperator;
+use crate::migrate::{Applied, Part, SCHEMA_VERSION, SCHEMA_VERSION_MIN};
+use crate::schema::render;
+use crate::session::{Call, CallError};
+
+/// A transaction that is open for longer is worth a warning.
+const HORIZON_SECONDS_MAX: f64 = 15.0 * 60.0;
+
+/// A slot that holds back more transactions than this is worth a warning; it has no time.
+const HORIZON_XIDS_MAX: i32 = 1_000_000;
+
+/// The first version whose sessions can be told to end when they are idle.
+const IDLE_SESSION_TIMEOUT_SINCE: i32 = 140_000;
+
+impl PostgresOperator {
+    pub(super) async fn findings(&self) -> Result<Vec<Finding>, OutboxError> {
+        let mut call = match self.session.call("check the database").await {
+            Ok(call) => call,
+            Err(error) => return refusal(error).map(|finding| vec![finding]),
+        };
+        let server = self.server(&mut call).await?;
+        let mut findings = server.findings();
+        findings.push(self.pooling(&mut call).await?);
+        findings.push(self.horizon(&mut call, &server).await?);
+        self.outbox(&mut call, &server, &mut findings).await?;
+        call.done();
+        Ok(findings)
+    }
+
+    async fn server(&self, call: &mut Call<'_>) -> Result<Server, OutboxError> {
+        let query = sqlx::query(include_str!("../sql/operate_check_server.sql")).persistent(false);
+        let row = call.row(query).await?;
+        call.value(Server::read(&row))
+    }
+
+    /// While one of two sessions is inside a transaction, a proxy that pools by transaction cannot give its connection to the
+    /// other: either both show the same backend, or the first is moved to another.
+    async fn pooling(&self, first: &mut Call<'_>) -> Result<Finding, OutboxError> {
+        const CHECK: &str = "pooling proxy";
+        let before = backend(first).await?;
+        let mut second = self.second_session.call("check the database").await?;
+        second.script(sqlx::SqlSafeStr::into_sql_str("begin")).await?;
+        let other = backend(&mut second).await?;
+        let after = backend(first).await?;
+        second.script(sqlx::SqlSafeStr::into_sql_str("commit")).await?;
+        second.done();
+        Ok(if before == after && before != other {
+            ok(CHECK, "each connection keeps its session")
+        } else {
+            error(
+                CHECK,
+                "a proxy pools by transaction, so that no session can hold the lead",
+                "connect to PostgreSQL directly, or through a pool in session mode (PgBouncer: pool_mode = session)",
+            )
+        })
+    }
+
+    async fn horizon(&self, call: &mut Call<'_>, server: &Server) -> Result<Finding, OutboxError> {
+        const CHECK: &str = "oldest xmin";
+        let query = sqlx::query(include_str!("../sql/operate_check_horizon.sql")).persistent(false);
+        let rows = call.rows(query).await?;
+        let hidden = if server.reads_all_stats {
+            String::new()
+        } else {
+            format!(
+                "; sessions of other roles are hidden (`grant pg_read_all_stats to \"{}\"` shows them)",
+                server.role
+            )
+        };
+        let Some(row) = rows.first() else {
+            return Ok(ok(CHECK, format!("nobody holds vacuum back{hidden}")));
+        };
+        let what: String = call.value(row.try_get("what"))?;
+        let xids: Option<i32> = call.value(row.try_get("xids"))?;
+        let seconds: Option<f64> = call.value(row.try_get("seconds"))?;
+        let since = seconds.map_or_else(String::new, |seconds| format!(" for {seconds:.0} s"));
+        let found = format!("{what} holds back {} transactions{since}{hidden}", xids.unwrap_or(0));
+        let too_long = seconds.is_some_and(|seconds| seconds > HORIZON_SECONDS_MAX);
+        let too_far = seconds.is_none() && xids.is_some_and(|xids| xids > HORIZON_XIDS_MAX);
+        Ok(if too_long || too_far {
+            warning(
+                CHECK,
+                found,
+                "end it: dead versions of the cursor pile up and every settle gets slower \
+                 (pg_terminate_backend, rollback prepared, pg_drop_replication_slot)",
+            )
+        } else {
+            ok(CHECK, found)
+        })
+    }
+
+    /// Everything about the outbox itself.
+    async fn outbox(
+        &self,
+        call: &mut Call<'_>,
+        server: &Server,
+        findings: &mut Vec<Finding>,
+    ) -> Result<(), OutboxError> {
+        let schema = &self.config.schema;
+        let sql = render(include_str!("../sql/operate_check_installed.sql"), schema);
+        let rows = call.rows(sqlx::query(sql).persistent(false)).await?;
+        let Some(row) = rows.first() else {
+            findings.push(error(
+                "schema version",
+                format!("there is no outbox in schema {schema} of database {}", server.database),
+                "run `outboxd migrate`",
+            ));
+            return Ok(());
+        };
+        let installed = call.value(Installed::read(row))?;
+
+        let sql = render(include_str!("../sql/migrate_missing_grants.sql"), schema);
+        let rows =
+            call.rows(sqlx::query(sql).persistent(false).bind(&server.role).bind(Part::Relay.word())).await?;
+        let missing: Vec<String> = call.value(rows.iter().map(|row| row.try_get("missing")).collect())?;
+        findings.push(installed.grants(&server.role, &missing));
+        findings.extend(installed.findings(&server.role));
+        if !missing.is_empty() {
+            return Ok(());
+        }
+
+        let sql = render(include_str!("../sql/migrate_applied.sql"), schema);
+        let rows = call.rows(sqlx::query(sql).persistent(false)).await?;
+        let applied: Vec<Applied> = call.value(rows.iter().map(Applied::read).collect())?;
+        findings.extend(migrations(&applied));
+
+        let sql = render(include_str!("../sql/operate_check_cursor.sql"), schema);
+        let rows = call.rows(sqlx::query(sql).persistent(false)).await?;
+        match rows.first() {
+            Some(row) => findings.extend(call.value(CursorState::read(row))?.findings(&installed)),
+            None => findings.push(error(
+                "cursor",
+                "the cursor row is missing",
+                "restore it from a backup of this cluster: without it nobody knows what has been dispatched",
+            )),
+        }
+        Ok(())
+    }
+}
+
+fn ok(check: &str, found: impl Into<String>) -> Finding {
+    Finding { check: check.into(), severity: Severity::Ok, found: found.into(), remedy: String::new() }
+}
+
+fn warning(check: &str, found: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    Finding { check: check.into(), severity: Severity::Warning, found: found.into(), remedy: remedy.into() }
+}
+
+fn error(check: &str, found: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    Finding { check: check.into(), severity: Severity::Error, found: found.into(), remedy: remedy.into() }
+}
+
+/// A server that answered but does not serve a relay is a finding; one that did not answer is an error.
+fn refusal(failed: OutboxError) -> Result<Finding, OutboxError> {
+    match failed {
+        OutboxError::Refused { finding, remedy } => Ok(error("server", finding, remedy)),
+        OutboxError::Unavailable { ref source, .. }
+            if matches!(source.downcast_ref(), Some(CallError::InRecovery)) =>
+        {
+            Ok(error(
+                "recovery",
+                "the server is in recovery: a standby, or a primary that has yet to start",
+                "connect to the primary",
+            ))
+        }
+        other @ (OutboxError::Unavailable { .. } | OutboxError::Fenced) => Err(other),
+    }
+}
+
+async fn backend(call: &mut Call<'_>) -> Result<i32, OutboxError> {
+    let row =
+        call.row(sqlx::query("select pg_catalog.pg_backend_pid() as backend").persistent(false)).await?;
+    call.value(row.try_get("backend"))
+}
+
+/// What the server says of itself and of this role.
+#[derive(Debug)]
+struct Server {
+    version: String,
+    version_num: i32,
+    role: String,
+    database: String,
+    fsync: bool,
+    full_page_writes: bool,
+    synchronous_commit: String,
+    synchronous_standby_names: String,
+    synchronous_standbys: i64,
+    reads_all_stats: bool,
+}
+
+impl Server {
+    fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            version: row.try_get("version")?,
+            version_num: row.try_get("version_num")?,
+            role: row.try_get("role")?,
+            database: row.try_get("database")?,
+            fsync: row.try_get("fsync")?,
+            full_page_writes: row.try_get("full_page_writes")?,
+            synchronous_commit: row.try_get("synchronous_commit")?,
+            synchronous_standby_names: row.try_get("synchronous_standby_names")?,
+            synchronous_standbys: row.try_get("synchronous_standbys")?,
+            reads_all_stats: row.try_get("reads_all_stats")?,
+        })
+    }
+
+    fn findings(&self) -> Vec<Finding> {
+        let connected = format!("connected to database {} as {}", self.database, self.role);
+        vec![
+            ok("connection", connected),
+            // The session refuses both before anything is asked.
+            ok("server version", &self.version),
+            ok("recovery", "not in recovery"),
+            self.durability(),
+            self.standbys(),
+            self.idle_sessions(),
+        ]
+    }
+
+    fn durability(&self) -> Finding {
+        const CHECK: &str = "durability";
+        if !self.fsync || !self.full_page_writes {
+            let setting = if self.fsync { "full_page_writes" } else { "fsync" };
+            return error(
+                CHECK,
+                format!(
+                    "{setting} is off: a crash of the server's machine may take back or damage what was published"
+                ),
+                format!("set {setting} = on"),
+            );
+        }
+        match self.synchronous_commit.as_str() {
+            "off" => ok(
+                CHECK,
+                "synchronous_commit is off for applications: the relay waits until what it read is on disk",
+            ),
+            value => ok(CHECK, format!("synchronous_commit is {value}")),
+        }
+    }
+
+    fn standbys(&self) -> Finding {
+        const CHECK: &str = "synchronous standbys";
+        match (self.synchronous_standby_names.is_empty(), self.synchronous_standbys) {
+            (true, _) => ok(
+                CHECK,
+                "none are configured: a failover to an asynchronous standby may take back what was published",
+            ),
+            (false, 0) => warning(
+                CHECK,
+                format!(
+                    "synchronous_standby_names is {:?} and none is connected: commits wait",
+                    self.synchronous_standby_names
+                ),
+                "connect a synchronous standby, or empty synchronous_standby_names",
+            ),
+            (false, connected) => ok(CHECK, format!("{connected} connected")),
+        }
+    }
+
+    fn idle_sessions(&self) -> Finding {
+        const CHECK: &str = "takeover";
+        if self.version_num >= IDLE_SESSION_TIMEOUT_SINCE {
+            return ok(CHECK, "the server ends the session of a leader that stops answering");
+        }
+        warning(
+            CHECK,
+            "PostgreSQL 13 has no idle_session_timeout: a leader that is frozen, but whose host still answers, keeps the lead",
+            "use PostgreSQL 14 or later, or let something restart a relay whose /livez does not answer",
+        )
+    }
+}
+
+/// What the catalog says of the outbox.
+#[derive(Debug)]
+struct Installed {
+    message_table: String,
+    missing_indexes: Option<String>,
+    sees_every_row: bool,
+    may_alter_intents: bool,
+    sequence_cache: Option<i64>,
+}
+
+impl Installed {
+    fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            message_table: row.try_get("message_table")?,
+            missing_indexes: row.try_get("missing_indexes")?,
+            sees_every_row: row.try_get("sees_every_row")?,
+            may_alter_intents: row.try_get("may_alter_intents")?,
+            sequence_cache: row.try_get("sequence_cache")?,
+        })
+    }
+
+    fn grants(&self, role: &str, missing: &[String]) -> Finding {
+        const CHECK: &str = "grants";
+        if !missing.is_empty() {
+            return error(
+                CHECK,
+                format!("{role} lacks: {}", missing.join(", ")),
+                format!(
+                    "run `outboxd migrate grants --relay {role}` as the owner of the outbox; the tables were not looked at"
+                ),
+            );
+        }
+        if self.may_alter_intents {
+            return warning(
+                CHECK,
+                format!("{role} may also write and alter intents"),
+                "let the relay connect as a role of its own that owns nothing: `outboxd migrate grants --relay <role>`",
+            );
+        }
+        ok(CHECK, format!("{role} has what the relay needs and cannot alter intents"))
+    }
+
+    fn findings(&self, role: &str) -> Vec<Finding> {
+        let table = &self.message_table;
+        let rows = if self.sees_every_row {
+            ok("row security", format!("{role} sees every message"))
+        } else {
+            error(
+                "row security",
+                format!("row security on {table} hides messages from {role} in silence"),
+                format!("`create policy outboxd on {table} to \"{role}\" using (true)`"),
+            )
+        };
+        let indexes = match &self.missing_indexes {
+            None => ok("indexes", "the page's indexes are valid"),
+            Some(missing) => error(
+                "indexes",
+                format!("missing or not valid: {missing}"),
+                "create them again as migrations/postgres has them, with `create index concurrently`",
+            ),
+        };
+        let cache = match self.sequence_cache {
+            Some(1) => ok("sequence cache", "1"),
+            cache => error(
+                "sequence cache",
+                format!(
+                    "{}: sessions draw numbers ahead of time, which breaks the order of a key",
+                    cache.unwrap_or(0)
+                ),
+                format!("`alter table {table} alter column seq set cache 1`"),
+            ),
+        };
+        vec![rows, indexes, cache]
+    }
+}
+
+/// Whether the relay serves what is installed, and whether that is what the files say.
+fn migrations(applied: &[Applied]) -> Vec<Finding> {
+    const CHECK: &str = "schema version";
+    let version = applied.last().map_or(0, |last| last.version);
+    let serves = format!("this relay serves {SCHEMA_VERSION_MIN} to {SCHEMA_VERSION}");
+    let mut findings = vec![if version > SCHEMA_VERSION {
+        error(CHECK, format!("{version}; {serves}"), "use the outboxd that installed it, or a later one")
+    } else if version < SCHEMA_VERSION_MIN {
+        error(CHECK, format!("{version}; {serves}"), "run `outboxd migrate`")
+    } else {
+        ok(CHECK, version.to_string())
+    }];
+    for row in applied.iter().filter(|row| row.version <= SCHEMA_VERSION) {
+        let named = format!("{} ({})", row.version, row.name);
+        findings.push(match (row.verify(), &row.checksum) {
+            (Err(differs), _) => {
+                warning("migrations", differs.to_string(), "compare the installed objects with the file")
+            }
+            (Ok(()), None) => ok("migrations", format!("{named} was applied by another tool: not verified")),
+            (Ok(()), Some(_)) => ok("migrations", format!("{named} is as it was built in")),
+        });
+    }
+    findings
+}
+
+/// What the cursor row says, beside what the server says.
+#[derive(Debug)]
+struct CursorState {
+    max_message_bytes: i32,
+    high: i64,
+    sequence_last: Option<i64>,
+    settled_in: Option<i64>,
+    this_cluster: i64,
+    is_in_the_past: bool,
+}
+
+impl CursorState {
+    fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            max_message_bytes: row.try_get("max_message_bytes")?,
+            high: row.try_get("high")?,
+            sequence_last: row.try_get("sequence_last")?,
+            settled_in: row.try_get("settled_in")?,
+            this_cluster: row.try_get("this_cluster")?,
+            is_in_the_past: row.try_get("is_in_the_past")?,
+        })
+    }
+
+    fn findings(&self, installed: &Installed) -> Vec<Finding> {
+        const FOREIGN: &str = "serve the original; if nothing here waits to be dispatched, drop the outbox schema and run `outboxd migrate`";
+        let last = self.sequence_last.unwrap_or(0);
+        let sequence = if last < self.high {
+            error(
+                "sequence",
+                format!(
+                    "stands at {last}, behind the cursor at {}: new messages would count as dispatched",
+                    self.high
+                ),
+                format!(
+                    "`select setval(pg_get_serial_sequence('{}', 'seq'), {})`",
+                    installed.message_table.replace('\'', "''"),
+                    self.high
+                ),
+            )
+        } else {
+            ok("sequence", format!("at {last}, the cursor at {}", self.high))
+        };
+        let cluster = match self.settled_in {
+            Some(settled_in) if settled_in != self.this_cluster => error(
+                "system identifier",
+                format!(
+                    "the cursor was settled in cluster {settled_in}, this is {}: a restored or cloned database",
+                    self.this_cluster
+                ),
+                FOREIGN,
+            ),
+            Some(_) => ok("system identifier", "the cursor was settled in this cluster"),
+            None => ok("system identifier", "no relay has led yet"),
+        };
+        let snapshot = if self.is_in_the_past {
+            ok("cursor's snapshot", "not ahead of the server")
+        } else {
+            error(
+                "cursor's snapshot",
+                "ahead of the server: it was taken in another cluster, or this one was set back",
+                FOREIGN,
+            )
+        };
+        let limit = ok(
+            "message size",
+            format!(
+                "intents are limited to {} bytes; topics must take a little more",
+                self.max_message_bytes
+            ),
+        );
+        vec![sequence, cluster, snapshot, limit]
+    }
+}
