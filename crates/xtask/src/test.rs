@@ -62,15 +62,12 @@ async fn provision_and_test(
     let output = tests.child.stdout.take().context("the tests' output is a pipe")?;
     let sums = print_and_count(output).await?;
     let status = tests.child.wait().await.context("wait for the tests")?;
+    if sums == Sums::default() {
+        eprintln!("{}", if status.success() { "no test has that name" } else { "the tests do not build" });
+        return Ok(ExitCode::FAILURE);
+    }
     println!("{} passed, {} failed", sums.passed, sums.failed);
-    if !status.success() || sums.failed > 0 {
-        return Ok(ExitCode::FAILURE);
-    }
-    if sums.passed == 0 {
-        eprintln!("no test has that name");
-        return Ok(ExitCode::FAILURE);
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(if status.success() && sums.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// One invocation for the whole workspace, so that features are the same everywhere and nothing is compiled twice.
