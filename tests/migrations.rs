@@ -2,12 +2,14 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use outboxd_postgres::migrate::{MIGRATIONS, MigrateError, Migrator, SCHEMA_VERSION};
 use outboxd_postgres::schema::SchemaName;
 use outboxd_testkit::postgres::Database;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
+use tokio::time::Instant;
 
 /// A migrator for a schema of a test's database.
 pub(crate) fn migrator(url: &str, schema: &str) -> Migrator {
@@ -30,6 +32,15 @@ pub(crate) async fn run(connection: &mut PgConnection, sql: &str) -> Result<(), 
 /// The first column of the first row, as text.
 pub(crate) async fn text(connection: &mut PgConnection, sql: &str) -> Option<String> {
     sqlx::query(AssertSqlSafe(format!("select ({sql})::text"))).fetch_one(connection).await.unwrap().get(0)
+}
+
+/// Polls until a query says true.
+pub(crate) async fn wait_until(observer: &mut PgConnection, query: &str) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while text(observer, query).await.as_deref() != Some("true") {
+        assert!(Instant::now() < deadline, "never true: {query}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,482 @@
+//! What operators see and do, on a real server: with which rights, at the same time as others, and what the preflight finds.
+
+use std::time::Duration;
+
+use outboxd_engine::{
+    AuditedAction, Finding, HeldFilter, Operate, OperateError, Outbox, OutboxError, Severity,
+};
+use outboxd_postgres::migrate::GrantRoles;
+use outboxd_postgres::{PostgresConfig, PostgresOperator, PostgresOutbox, SchemaName};
+use outboxd_testkit::postgres::{Database, Options, Server};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::grants::{Granted, granted};
+use crate::migrations::{installed, migrator, run, text, wait_until};
+
+fn config(url: &str) -> PostgresConfig {
+    PostgresConfig::from_url(url, SchemaName::default(), "test-relay").expect("the url of a test's database")
+}
+
+fn operator(url: &str) -> PostgresOperator {
+    PostgresOperator::new(config(url))
+}
+
+fn action() -> AuditedAction {
+    AuditedAction { who: "ops@example.org".into(), why: "because".into() }
+}
+
+/// Three intents of one key: the first parked, the others behind it. Returns their ids.
+async fn park(connection: &mut PgConnection) -> [Uuid; 3] {
+    run(
+        connection,
+        "with written as (
+           insert into outbox.message (topic, key, payload, correlation_id)
+           select 'orders', 'secret-key', 'payload', 'corr' from generate_series(1, 3) returning seq, id)
+         insert into outbox.held (seq, id, topic, key_hash, state, reason, error, attempts, failures)
+         select seq, id, 'orders', 77, case when n = 1 then 'parked' else 'behind' end,
+           case when n = 1 then 'too_large' else 'behind' end, case when n = 1 then 'too large' end, case when n = 1 then 1 else 0 end,
+           case when n = 1 then jsonb_build_array(jsonb_build_object('at', now(), 'error', 'too large')) else '[]' end
+         from (select seq, id, row_number() over (order by seq) as n from written) numbered",
+    )
+    .await
+    .unwrap();
+    let ids: Vec<Uuid> =
+        sqlx::query_scalar("select id from outbox.held order by seq").fetch_all(connection).await.unwrap();
+    ids.try_into().unwrap()
+}
+
+async fn held(connection: &mut PgConnection) -> Vec<(Uuid, String, bool)> {
+    sqlx::query("select id, state, due_at is not null as due from outbox.held order by seq")
+        .fetch_all(connection)
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| (row.get("id"), row.get("state"), row.get("due")))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_reader_sees_status_and_held_messages_but_cannot_act() {
+    let Granted { database, reader, .. } = granted().await;
+    let mut connection = database.connect().await;
+    let ids = park(&mut connection).await;
+    let reader = operator(&database.url_as(&reader));
+    let status = reader.status().await.unwrap();
+    assert!(status.database.starts_with("postgres 1"), "{}", status.database);
+    assert_eq!((status.schema_version, status.leader.alive, status.leader.epoch), (1, false, 0));
+    assert!(status.cursor.starts_with("0@"), "{}", status.cursor);
+    assert_eq!(
+        status.held,
+        [("behind".into(), "behind".into(), 2), ("parked".into(), "too_large".into(), 1)]
+    );
+
+    let held = reader.held_list(&HeldFilter::default()).await.unwrap();
+    assert_eq!(held.iter().map(|message| message.id).collect::<Vec<_>>(), ids);
+    assert_eq!(held.iter().map(|message| message.followers).collect::<Vec<_>>(), [2, 1, 0]);
+    assert_eq!((held[0].payload_bytes, held[0].correlation_id.as_str()), (Some(7), "corr"));
+    assert_eq!(held[0].failures[0].error, "too large");
+    let shown = serde_json::to_string(&held).unwrap();
+    assert!(!shown.contains("secret-key") && !shown.contains("cGF5bG9hZA"), "{shown}");
+
+    for refused in [reader.held_retry(ids[0], &action()).await, reader.held_discard(ids[0], &action()).await]
+    {
+        let Err(OperateError::Outbox(OutboxError::Refused { finding, remedy })) = refused else {
+            panic!("not refused: {refused:?}")
+        };
+        assert!(finding.contains("permission denied"), "{finding}");
+        assert!(remedy.contains("grants"), "{remedy}");
+    }
+    assert_eq!(text(&mut connection, "select count(*) from outbox.held_action").await.as_deref(), Some("0"));
+}
+
+#[tokio::test]
+async fn the_relay_role_retries_and_discards_and_both_are_audited() {
+    let Granted { database, relay, .. } = granted().await;
+    let mut connection = database.connect().await;
+    let [head, second, third] = park(&mut connection).await;
+    let operator = operator(&database.url_as(&relay));
+
+    let refused = operator.held_retry(third, &action()).await.unwrap_err();
+    assert!(
+        matches!(refused, OperateError::Behind { id, head: first } if (id, first) == (third, head)),
+        "{refused:?}"
+    );
+
+    operator.held_discard(third, &action()).await.unwrap();
+    assert_eq!(
+        held(&mut connection).await,
+        [(head, "parked".into(), false), (second, "behind".into(), false)],
+        "a discarded follower changes nothing for those before it"
+    );
+    operator.held_retry(head, &action()).await.unwrap();
+    assert_eq!(held(&mut connection).await[0], (head, "retry".into(), true));
+    assert_eq!(
+        text(&mut connection, "select attempts from outbox.held order by seq limit 1").await.as_deref(),
+        Some("1"),
+        "attempts stay charged"
+    );
+    operator.held_discard(head, &action()).await.unwrap();
+    assert_eq!(held(&mut connection).await, [(second, "retry".into(), true)], "the next of the key is due");
+    assert_eq!(
+        text(
+            &mut connection,
+            "select string_agg(concat_ws(' ', kind, id, topic, reason_held, correlation_id, who, why), E'\\n' order by action)
+             from outbox.held_action"
+        )
+        .await
+        .unwrap(),
+        format!(
+            "discard {third} orders behind corr ops@example.org because\n\
+             retry {head} orders too_large corr ops@example.org because\n\
+             discard {head} orders too_large corr ops@example.org because"
+        )
+    );
+    assert_eq!(
+        text(
+            &mut connection,
+            "select count(*) from outbox.message where topic = 'orders' and key = 'secret-key'"
+        )
+        .await
+        .as_deref(),
+        Some("3"),
+        "intents stay until they are purged"
+    );
+}
+
+#[tokio::test]
+async fn a_message_that_two_operators_discard_is_discarded_once() {
+    let database = installed().await;
+    let mut connection = database.connect().await;
+    let [head, second, _] = park(&mut connection).await;
+    let (one, other) = (operator(&database.url()), operator(&database.url()));
+    let (one_action, other_action) = (action(), action());
+    let (one, other) =
+        tokio::join!(one.held_discard(head, &one_action), other.held_discard(head, &other_action));
+    assert!(one.is_ok() != other.is_ok(), "{one:?} {other:?}");
+    let lost = one.and(other).unwrap_err();
+    assert!(matches!(lost, OperateError::NotHeld(id) if id == head), "{lost:?}");
+    assert_eq!(text(&mut connection, "select count(*) from outbox.held_action").await.as_deref(), Some("1"));
+    assert_eq!(held(&mut connection).await[0], (second, "retry".into(), true));
+}
+
+#[tokio::test]
+async fn an_action_waits_for_a_settle_that_is_under_way_and_then_sees_what_it_did() {
+    let database = installed().await;
+    let mut connection = database.connect().await;
+    let [head, ..] = park(&mut connection).await;
+    let mut settling = database.connect().await;
+    run(&mut settling, &format!("begin; delete from outbox.held where id = '{head}'")).await.unwrap();
+    let operator = operator(&database.url());
+    let because = action();
+    let (retried, ()) = tokio::join!(operator.held_retry(head, &because), async {
+        wait_until(
+            &mut connection,
+            "select count(*) > 0 from pg_stat_activity
+             where datname = current_database() and wait_event_type = 'Lock' and application_name like 'outboxd operate%'",
+        )
+        .await;
+        run(&mut settling, "commit").await.unwrap();
+    });
+    assert!(matches!(retried, Err(OperateError::NotHeld(id)) if id == head), "{retried:?}");
+    assert_eq!(text(&mut connection, "select count(*) from outbox.held_action").await.as_deref(), Some("0"));
+}
+
+#[tokio::test]
+async fn the_status_knows_whether_a_leader_is_alive() {
+    let database = installed().await;
+    let operator = operator(&database.url());
+    let outbox = PostgresOutbox::new(config(&database.url()));
+    let term = outbox.lead().await.unwrap().expect("nobody else leads");
+    let leader = operator.status().await.unwrap().leader;
+    assert_eq!((leader.alive, leader.epoch, leader.relay.as_deref()), (true, term.epoch, Some("test-relay")));
+    assert!(leader.led_at.is_some());
+    outbox.step_down().await;
+    // The server notices a moment after the goodbye.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let leader = operator.status().await.unwrap().leader;
+        assert_eq!((leader.epoch, leader.relay.as_deref()), (term.epoch, Some("test-relay")), "who led last");
+        if !leader.alive {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{leader:?}");
+    }
+    assert_eq!(operator.takeover_after(), config(&database.url()).lead_session);
+}
+
+async fn check(url: &str) -> Vec<Finding> {
+    operator(url).check().await.expect("the database answers")
+}
+
+fn find<'a>(findings: &'a [Finding], check: &str) -> &'a Finding {
+    findings
+        .iter()
+        .find(|finding| finding.check == check)
+        .unwrap_or_else(|| panic!("no finding about {check}: {findings:#?}"))
+}
+
+#[tokio::test]
+async fn the_preflight_finds_nothing_wrong_with_what_migrate_and_grants_made() {
+    let Granted { database, relay, .. } = granted().await;
+    let findings = check(&database.url_as(&relay)).await;
+    for finding in &findings {
+        // The tests' server runs without fsync, and version 13 cannot end idle sessions.
+        if !["durability", "takeover"].contains(&finding.check.as_str()) {
+            assert_eq!(finding.severity, Severity::Ok, "{finding:?}");
+            assert!(finding.remedy.is_empty(), "{finding:?}");
+        }
+    }
+    let names: Vec<&str> = findings.iter().map(|finding| finding.check.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "connection",
+            "server version",
+            "recovery",
+            "durability",
+            "synchronous standbys",
+            "takeover",
+            "pooling proxy",
+            "oldest xmin",
+            "grants",
+            "row security",
+            "indexes",
+            "sequence cache",
+            "schema version",
+            "migrations",
+            "sequence",
+            "system identifier",
+            "cursor's snapshot",
+            "message size",
+        ]
+    );
+}
+
+/// One way to break an outbox, the check that finds it, what it says, and whether its remedy is SQL that repairs it.
+struct Broken {
+    by: &'static str,
+    check: &'static str,
+    says: &'static str,
+    remedy: Remedy,
+}
+
+enum Remedy {
+    /// The SQL between back-ticks, as the owner.
+    Sql,
+    /// Words.
+    Says(&'static str),
+}
+
+const BROKEN: &[Broken] = &[
+    Broken {
+        by: "alter table outbox.message enable row level security",
+        check: "row security",
+        says: "hides messages",
+        remedy: Remedy::Sql,
+    },
+    Broken {
+        by: "alter table outbox.message alter column seq set cache 32",
+        check: "sequence cache",
+        says: "32",
+        remedy: Remedy::Sql,
+    },
+    Broken {
+        by: "update outbox.cursor set high = 4711",
+        check: "sequence",
+        says: "behind the cursor at 4711",
+        remedy: Remedy::Sql,
+    },
+    Broken {
+        by: "update outbox.cursor set system_identifier = 42",
+        check: "system identifier",
+        says: "settled in cluster 42",
+        remedy: Remedy::Says("serve the original"),
+    },
+    Broken {
+        by: "update outbox.cursor set seen = '4000000000:4000000000:'",
+        check: "cursor's snapshot",
+        says: "ahead of the server",
+        remedy: Remedy::Says("serve the original"),
+    },
+    Broken {
+        by: "drop index outbox.message_xid_seq",
+        check: "indexes",
+        says: "message_xid_seq",
+        remedy: Remedy::Says("create index concurrently"),
+    },
+    Broken {
+        by: "insert into outbox.migration (version, name) values (99, 'later')",
+        check: "schema version",
+        says: "99; this relay serves 1 to 1",
+        remedy: Remedy::Says("a later one"),
+    },
+    Broken {
+        by: "delete from outbox.cursor",
+        check: "cursor",
+        says: "missing",
+        remedy: Remedy::Says("backup"),
+    },
+];
+
+#[tokio::test]
+async fn whatever_would_break_a_promise_is_found_with_its_remedy() {
+    for broken in BROKEN {
+        let Granted { database, relay, .. } = granted().await;
+        let mut owner = database.connect().await;
+        run(&mut owner, broken.by).await.unwrap();
+        let findings = check(&database.url_as(&relay)).await;
+        let finding = find(&findings, broken.check);
+        assert_eq!(finding.severity, Severity::Error, "{}: {finding:?}", broken.by);
+        assert!(finding.found.contains(broken.says), "{}: {finding:?}", broken.by);
+        let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
+        assert_eq!(errors, 1, "{}: {findings:#?}", broken.by);
+        match broken.remedy {
+            Remedy::Says(words) => assert!(finding.remedy.contains(words), "{finding:?}"),
+            Remedy::Sql => {
+                let sql = finding.remedy.split('`').nth(1).expect("SQL between back-ticks");
+                run(&mut owner, sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+                let findings = check(&database.url_as(&relay)).await;
+                assert_eq!(find(&findings, broken.check).severity, Severity::Ok, "{sql}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_changed_migration_and_one_of_another_tool_are_told() {
+    let Granted { database, relay, .. } = granted().await;
+    let mut owner = database.connect().await;
+    run(&mut owner, "update outbox.migration set checksum = 'x'").await.unwrap();
+    let findings = check(&database.url_as(&relay)).await;
+    assert_eq!(find(&findings, "migrations").severity, Severity::Warning);
+    run(&mut owner, "update outbox.migration set checksum = null").await.unwrap();
+    let findings = check(&database.url_as(&relay)).await;
+    assert_eq!(find(&findings, "migrations").severity, Severity::Ok);
+    assert!(find(&findings, "migrations").found.contains("another tool"));
+}
+
+#[tokio::test]
+async fn a_missing_outbox_and_missing_grants_are_findings_with_the_command_to_run() {
+    let database = Database::create().await;
+    let relay = database.role("relay").await;
+    let url = database.url_as(&relay);
+    let findings = check(&url).await;
+    let missing = find(&findings, "schema version");
+    assert_eq!(missing.severity, Severity::Error);
+    assert!(
+        missing.found.contains("no outbox in schema outbox") && missing.remedy.contains("outboxd migrate"),
+        "{missing:?}"
+    );
+
+    migrator(&database.url(), "outbox").apply().await.unwrap();
+    let findings = check(&url).await;
+    let grants = find(&findings, "grants");
+    assert_eq!(grants.severity, Severity::Error);
+    for right in [
+        "usage on schema outbox",
+        "select on message",
+        "delete on message",
+        "update on cursor",
+        "insert on held_action",
+    ] {
+        assert!(grants.found.contains(right), "{right}: {grants:?}");
+    }
+    assert!(grants.remedy.contains(&format!("outboxd migrate grants --relay {relay}")), "{grants:?}");
+
+    let roles = GrantRoles { relay: Some(relay.parse().unwrap()), ..GrantRoles::default() };
+    migrator(&database.url(), "outbox").grant(&roles).await.unwrap();
+    assert_eq!(find(&check(&url).await, "grants").severity, Severity::Ok);
+
+    let all_mighty = check(&database.url()).await;
+    assert_eq!(find(&all_mighty, "grants").severity, Severity::Warning);
+    assert!(find(&all_mighty, "grants").found.contains("may also write and alter intents"));
+}
+
+#[tokio::test]
+async fn the_holder_of_the_oldest_xmin_is_named() {
+    let database = installed().await;
+    let mut batch = database.connect().await;
+    run(
+        &mut batch,
+        "set application_name = 'nightly batch'; begin isolation level repeatable read; select pg_current_xact_id()",
+    )
+    .await
+    .unwrap();
+    let pid = text(&mut batch, "select pg_backend_pid()").await.unwrap();
+    // Other tests hold transactions too: push this one's behind all of theirs.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let findings = check(&database.url()).await;
+        let finding = find(&findings, "oldest xmin");
+        if finding
+            .found
+            .contains(&format!("session {pid} of postgres (nightly batch) in {}", database.name()))
+        {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{finding:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    batch.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_databases_own_commit_setting_is_told() {
+    let database = installed().await;
+    let mut owner = database.connect().await;
+    run(&mut owner, &format!("alter database {} set synchronous_commit = off", database.name()))
+        .await
+        .unwrap();
+    let query = AssertSqlSafe(
+        "select current_setting('fsync') = 'on' and current_setting('full_page_writes') = 'on'".to_owned(),
+    );
+    let durable: bool = sqlx::query_scalar(query).fetch_one(&mut owner).await.unwrap();
+    let findings = check(&database.url()).await;
+    let finding = find(&findings, "durability");
+    let expected = if durable { "synchronous_commit is off for applications" } else { "is off: a crash" };
+    assert!(finding.found.contains(expected), "{finding:?}");
+}
+
+#[tokio::test]
+async fn a_standby_and_unsafe_settings_are_found() {
+    let mut primary = Server::start(Options::default().setting("fsync", "on")).await.unwrap();
+    let url = primary.url("postgres");
+    migrator(&url, "outbox").apply().await.unwrap();
+    assert_eq!(find(&check(&url).await, "durability").severity, Severity::Ok);
+    let standby = primary.standby().await.unwrap();
+    let findings = check(&standby.url("postgres")).await;
+    let recovery = find(&findings, "recovery");
+    assert_eq!(recovery.severity, Severity::Error);
+    assert!(recovery.found.contains("in recovery") && recovery.remedy.contains("primary"), "{recovery:?}");
+    drop(standby);
+
+    primary.settings(&[("fsync", "off"), ("synchronous_standby_names", "nobody")]).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let findings = check(&url).await;
+        let (durability, standbys) = (find(&findings, "durability"), find(&findings, "synchronous standbys"));
+        if (durability.severity, standbys.severity) == (Severity::Warning, Severity::Warning) {
+            assert!(
+                durability.found.contains("fsync is off") && durability.remedy.contains("fsync = on"),
+                "{durability:?}"
+            );
+            assert!(standbys.found.contains("commits wait"), "{standbys:?}");
+            break;
+        }
+        assert!(Instant::now() < deadline, "{findings:#?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_an_error_and_not_a_finding() {
+    // A port that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let operator = operator(&format!("postgres://nobody@127.0.0.1:{port}/nothing"));
+    let error = operator.check().await.unwrap_err();
+    assert!(matches!(error, OutboxError::Unavailable { .. }), "{error:?}");
+    let error = operator.status().await.unwrap_err();
+    assert!(matches!(error, OutboxError::Unavailable { .. }), "{error:?}");
+}

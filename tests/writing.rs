@@ -1,15 +1,12 @@
 //! Writing intents: what lands in the table, what is inherited, what is refused and with which words, and the order that
 //! two writers of one aggregate get.
 
-use std::time::Duration;
-
 use outboxd_core::record::{RESERVED_HEADERS, topic_is_legal};
 use outboxd_testkit::postgres::Database;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
-use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::migrations::{installed, migrator, run, text};
+use crate::migrations::{installed, migrator, run, text, wait_until};
 
 /// What must never appear in an error.
 const CANARY: &str = "kanarienvogel";
@@ -580,15 +577,6 @@ async fn contended(database: &Database, form: &str, table: &str) -> String {
     waited.unwrap();
     let in_order = format!("select string_agg(convert_from(payload, 'UTF8'), ' ' order by seq) from {table}");
     text(&mut observer, &in_order).await.unwrap()
-}
-
-/// Polls until a query says true.
-async fn wait_until(observer: &mut PgConnection, query: &str) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while text(observer, query).await.as_deref() != Some("true") {
-        assert!(Instant::now() < deadline, "never true: {query}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 #[tokio::test]

@@ -65,37 +65,10 @@ impl PostgresOperator {
     }
 
     async fn horizon(&self, call: &mut Call<'_>, server: &Server) -> Result<Finding, OutboxError> {
-        const CHECK: &str = "oldest xmin";
         let query = sqlx::query(include_str!("../sql/operate_check_horizon.sql")).persistent(false);
         let rows = call.rows(query).await?;
-        let hidden = if server.reads_all_stats {
-            String::new()
-        } else {
-            format!(
-                "; sessions of other roles are hidden (`grant pg_read_all_stats to \"{}\"` shows them)",
-                server.role
-            )
-        };
-        let Some(row) = rows.first() else {
-            return Ok(ok(CHECK, format!("nobody holds vacuum back{hidden}")));
-        };
-        let what: String = call.value(row.try_get("what"))?;
-        let xids: Option<i32> = call.value(row.try_get("xids"))?;
-        let seconds: Option<f64> = call.value(row.try_get("seconds"))?;
-        let since = seconds.map_or_else(String::new, |seconds| format!(" for {seconds:.0} s"));
-        let found = format!("{what} holds back {} transactions{since}{hidden}", xids.unwrap_or(0));
-        let too_long = seconds.is_some_and(|seconds| seconds > HORIZON_SECONDS_MAX);
-        let too_far = seconds.is_none() && xids.is_some_and(|xids| xids > HORIZON_XIDS_MAX);
-        Ok(if too_long || too_far {
-            warning(
-                CHECK,
-                found,
-                "end it: dead versions of the cursor pile up and every settle gets slower \
-                 (pg_terminate_backend, rollback prepared, pg_drop_replication_slot)",
-            )
-        } else {
-            ok(CHECK, found)
-        })
+        let holder = call.value(rows.first().map(Holder::read).transpose())?;
+        Ok(horizon(holder.as_ref(), server))
     }
 
     /// Everything about the outbox itself.
@@ -230,7 +203,7 @@ impl Server {
         const CHECK: &str = "durability";
         if !self.fsync || !self.full_page_writes {
             let setting = if self.fsync { "full_page_writes" } else { "fsync" };
-            return error(
+            return warning(
                 CHECK,
                 format!(
                     "{setting} is off: a crash of the server's machine may take back or damage what was published"
@@ -276,6 +249,49 @@ impl Server {
             "PostgreSQL 13 has no idle_session_timeout: a leader that is frozen, but whose host still answers, keeps the lead",
             "use PostgreSQL 14 or later, or let something restart a relay whose /livez does not answer",
         )
+    }
+}
+
+/// Whoever holds vacuum back most.
+#[derive(Debug)]
+struct Holder {
+    what: String,
+    xids: Option<i32>,
+    seconds: Option<f64>,
+}
+
+impl Holder {
+    fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self { what: row.try_get("what")?, xids: row.try_get("xids")?, seconds: row.try_get("seconds")? })
+    }
+}
+
+fn horizon(holder: Option<&Holder>, server: &Server) -> Finding {
+    const CHECK: &str = "oldest xmin";
+    let hidden = if server.reads_all_stats {
+        String::new()
+    } else {
+        format!(
+            "; sessions of other roles are hidden (`grant pg_read_all_stats to \"{}\"` shows them)",
+            server.role
+        )
+    };
+    let Some(holder) = holder else {
+        return ok(CHECK, format!("nobody holds vacuum back{hidden}"));
+    };
+    let since = holder.seconds.map_or_else(String::new, |seconds| format!(" for {seconds:.0} s"));
+    let xids = holder.xids.unwrap_or(0);
+    let found = format!("{} holds back {xids} transactions{since}{hidden}", holder.what);
+    let too_long = holder.seconds.map_or(xids > HORIZON_XIDS_MAX, |seconds| seconds > HORIZON_SECONDS_MAX);
+    if too_long {
+        warning(
+            CHECK,
+            found,
+            "end it: dead versions of the cursor pile up and every settle gets slower \
+             (pg_terminate_backend, rollback prepared, pg_drop_replication_slot)",
+        )
+    } else {
+        ok(CHECK, found)
     }
 }
 
@@ -451,5 +467,77 @@ impl CursorState {
             ),
         );
         vec![sequence, cluster, snapshot, limit]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server() -> Server {
+        Server {
+            version: "15.1".into(),
+            version_num: 150_001,
+            role: "relay".into(),
+            database: "shop".into(),
+            fsync: true,
+            full_page_writes: true,
+            synchronous_commit: "on".into(),
+            synchronous_standby_names: String::new(),
+            synchronous_standbys: 0,
+            reads_all_stats: true,
+        }
+    }
+
+    #[test]
+    fn a_server_as_it_should_be_gives_no_warning() {
+        assert!(server().findings().iter().all(|finding| finding.severity == Severity::Ok));
+        let asynchronous = Server { synchronous_commit: "off".into(), ..server() };
+        assert!(asynchronous.findings().iter().all(|finding| finding.severity == Severity::Ok));
+    }
+
+    #[test]
+    fn settings_that_put_what_is_committed_at_risk_are_warned_of() {
+        let of = |server: Server, check: &str| {
+            server.findings().into_iter().find(|finding| finding.check == check).unwrap()
+        };
+        for server in [Server { fsync: false, ..server() }, Server { full_page_writes: false, ..server() }] {
+            assert_eq!(of(server, "durability").severity, Severity::Warning);
+        }
+        let names = Server { synchronous_standby_names: "ANY 1 (a, b)".into(), ..server() };
+        assert_eq!(of(names, "synchronous standbys").severity, Severity::Warning);
+        let connected = Server { synchronous_standby_names: "a".into(), synchronous_standbys: 1, ..server() };
+        assert_eq!(of(connected, "synchronous standbys").severity, Severity::Ok);
+        let thirteen = of(Server { version_num: 130_023, ..server() }, "takeover");
+        assert_eq!(thirteen.severity, Severity::Warning);
+        assert!(thirteen.found.contains("idle_session_timeout"));
+    }
+
+    #[test]
+    fn whoever_holds_vacuum_back_is_named_and_warned_of_after_a_while() {
+        let holder =
+            |xids, seconds| Holder { what: "session 7 of app (batch)".into(), xids: Some(xids), seconds };
+        let fresh = horizon(Some(&holder(5_000_000, Some(60.0))), &server());
+        assert_eq!(fresh.severity, Severity::Ok);
+        assert!(fresh.found.contains("session 7 of app (batch) holds back 5000000 transactions for 60 s"));
+        assert_eq!(horizon(Some(&holder(3, Some(3_600.0))), &server()).severity, Severity::Warning);
+        assert_eq!(horizon(Some(&holder(3, None)), &server()).severity, Severity::Ok);
+        assert_eq!(horizon(Some(&holder(5_000_000, None)), &server()).severity, Severity::Warning);
+        let blind = Server { reads_all_stats: false, ..server() };
+        assert!(horizon(None, &blind).found.contains("grant pg_read_all_stats"));
+    }
+
+    #[test]
+    fn another_schema_version_or_text_is_found() {
+        let row = |version, checksum: Option<String>| Applied { version, name: "outbox".into(), checksum };
+        let severities = |applied: &[Applied]| {
+            migrations(applied).iter().map(|finding| finding.severity).collect::<Vec<_>>()
+        };
+        let ours = crate::migrate::MIGRATIONS[0].checksum();
+        assert_eq!(severities(&[row(1, Some(ours.clone()))]), [Severity::Ok, Severity::Ok]);
+        assert_eq!(severities(&[row(1, None)]), [Severity::Ok, Severity::Ok]);
+        assert_eq!(severities(&[row(1, Some("0".into()))]), [Severity::Ok, Severity::Warning]);
+        assert_eq!(severities(&[row(1, Some(ours)), row(99, None)]), [Severity::Error, Severity::Ok]);
+        assert_eq!(severities(&[]), [Severity::Error]);
     }
 }

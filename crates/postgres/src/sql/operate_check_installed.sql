@@ -19,6 +19,8 @@ select
   q.seqcache as sequence_cache
 from pg_catalog.pg_class m
 join pg_catalog.pg_namespace n on n.oid = m.relnamespace
-left join pg_catalog.pg_sequence q
-  on q.seqrelid = pg_catalog.pg_get_serial_sequence(m.oid::regclass::text, 'seq')::regclass
+-- The identity's sequence. pg_get_serial_sequence() would need a right to the schema.
+left join pg_catalog.pg_depend d
+  on d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass and d.refobjid = m.oid and d.refobjsubid > 0 and d.deptype = 'i'
+left join pg_catalog.pg_sequence q on q.seqrelid = d.objid
 where n.nspname = 'outbox'::name and m.relname = 'message'
