@@ -1,0 +1,336 @@
+//! What becomes of messages that cannot be published: only they, and what must stay behind them, wait.
+
+use std::time::Duration;
+
+use outboxd_testkit::checker::{self, Account};
+use outboxd_testkit::kafka;
+use outboxd_testkit::postgres::Database;
+use outboxd_testkit::relay::{Metrics, Relay, Setup};
+use outboxd_testkit::shared;
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use serde_json::Value;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::support::{BINARY, SOON, emit_on};
+
+/// The one line that a topic which cannot be written to is worth.
+const TOPIC_HELD: &str = "topic cannot be written to";
+/// The one line that a parked message is worth.
+const PARKED: &str = "message is parked";
+/// Largest batch of the topic with little room.
+const SMALL_LIMIT: &str = "20000";
+
+/// Two topics on the shared broker, of which the second may be missing, and an outbox.
+struct Pair {
+    database: Database,
+    setup: Setup,
+    good: String,
+    bad: String,
+}
+
+impl Pair {
+    async fn install(purpose: &str) -> Self {
+        let database = Database::create().await;
+        let setup = Setup::new(BINARY, &database.url(), &shared::kafka());
+        setup.run_ok(&["migrate"]).await;
+        let good = kafka::unique_topic(&format!("{purpose}-good"));
+        kafka::create_topic(&shared::kafka(), &good, 3, &[]).await;
+        Self { database, setup, good, bad: kafka::unique_topic(&format!("{purpose}-bad")) }
+    }
+
+    async fn create_bad(&self, config: &[(&str, &str)]) {
+        kafka::create_topic(&shared::kafka(), &self.bad, 3, config).await;
+    }
+
+    /// The balance of both topics.
+    async fn account(&self) -> Account {
+        checker::dealt_with(&self.database.url(), SOON).await;
+        let topics = [self.good.clone(), self.bad.clone()];
+        checker::account(&self.database.url(), &shared::kafka(), &topics).await
+    }
+
+    /// Held messages as `held list` prints them.
+    async fn held(&self) -> Vec<Value> {
+        let listed = self.setup.run_json(&["held", "list", "--limit", "0", "--output", "json"]).await;
+        listed.as_array().expect("an array").clone()
+    }
+}
+
+fn dispatched(metrics: &Metrics) -> f64 {
+    metrics.sum("outboxd_dispatched_total", &[])
+}
+
+fn charged(metrics: &Metrics) -> f64 {
+    ["retry", "parked", "try_alone"]
+        .map(|outcome| metrics.sum("outboxd_attempts_total", &[("outcome", outcome)]))
+        .iter()
+        .sum()
+}
+
+async fn emit_sized(connection: &mut PgConnection, topic: &str, key: &str, bytes: i32) -> Uuid {
+    sqlx::query_scalar(
+        "insert into outbox.message (topic, key, payload)
+         values ($1, $2, convert_to(repeat('x', $3), 'UTF8')) returning id",
+    )
+    .bind(topic)
+    .bind(key)
+    .bind(bytes)
+    .fetch_one(connection)
+    .await
+    .unwrap()
+}
+
+async fn set_limit(topic: &str, bytes: &str) {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", shared::kafka()).create().unwrap();
+    let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("max.message.bytes", bytes);
+    let changed = admin.alter_configs([&change], &AdminOptions::new()).await.unwrap();
+    changed.into_iter().for_each(|result| drop(result.unwrap()));
+}
+
+async fn all_dispatched(relay: &mut Relay, messages: u32) -> Metrics {
+    let all = f64::from(messages);
+    relay.wait_until("all of them are dispatched", SOON, |m| dispatched(m) >= all).await
+}
+
+/// D1, D3, D4. A topic that does not exist is nobody's fault: its messages wait for it, in order and uncharged, and no
+/// other topic notices.
+#[tokio::test]
+async fn an_unknown_topic_holds_only_its_own_messages_and_lets_them_go_in_order_once_it_exists() {
+    let pair = Pair::install("unknown").await;
+    let mut connection = pair.database.connect().await;
+    let mut relay = pair.setup.start().await;
+    for n in 0..200 {
+        let topic = if n % 4 == 0 { &pair.bad } else { &pair.good };
+        emit_on(&mut connection, topic, &format!("k{}", n % 6), &format!("{{\"n\": {n}}}")).await;
+    }
+    let metrics = all_dispatched(&mut relay, 150).await;
+    assert_eq!(dispatched(&metrics), 150.0, "those of the other topic, and no others");
+    checker::dealt_with(&pair.database.url(), SOON).await;
+    let held = pair.held().await;
+    assert_eq!(held.len(), 50);
+    for message in &held {
+        assert_eq!(message["topic"], pair.bad);
+        assert_eq!(message["attempts"], 0);
+        assert!(message["reason"] == "topic_unknown" || message["reason"] == "behind", "{message}");
+    }
+    assert_eq!(charged(&metrics), 0.0, "no attempt is charged for a topic");
+
+    // Newer messages of both topics, while the old ones wait.
+    for n in 200..240 {
+        let topic = if n % 4 == 0 { &pair.bad } else { &pair.good };
+        emit_on(&mut connection, topic, &format!("k{}", n % 6), &format!("{{\"n\": {n}}}")).await;
+    }
+    all_dispatched(&mut relay, 180).await;
+    pair.create_bad(&[]).await;
+    let metrics = all_dispatched(&mut relay, 240).await;
+    assert_eq!(charged(&metrics), 0.0);
+    let released = metrics.sum("outboxd_released_total", &[]);
+    assert_eq!(released, 60.0);
+    pair.account().await.assert_all_published(0);
+
+    // The keys are on the direct path again.
+    for n in 240..270 {
+        emit_on(&mut connection, &pair.bad, &format!("k{}", n % 6), &format!("{{\"n\": {n}}}")).await;
+    }
+    let metrics = all_dispatched(&mut relay, 270).await;
+    assert_eq!(metrics.sum("outboxd_released_total", &[]), released);
+    pair.account().await.assert_all_published(0);
+    relay.expect_no_surprises(&[TOPIC_HELD]);
+}
+
+/// D1, D3. Messages keep coming while their topic appears; the key's order holds across the way out of being held.
+#[tokio::test]
+async fn a_key_under_constant_traffic_returns_to_the_direct_path_without_an_inversion() {
+    let pair = Pair::install("traffic").await;
+    let mut relay = pair.setup.start().await;
+    let topics = [pair.good.clone(), pair.bad.clone()];
+    let mut workload = outboxd_testkit::workload::Workload::new(&topics, 21);
+    workload.keys = 6;
+    let writing = workload.start(&pair.database.url()).await;
+    relay
+        .wait_until("messages are held", SOON, |m| {
+            m.sum("outboxd_held_total", &[("reason", "topic_unknown")]) > 20.0
+        })
+        .await;
+    pair.create_bad(&[]).await;
+    relay
+        .wait_until("none is held while writers go on", SOON, |m| {
+            m.sum("outboxd_released_total", &[]) > 20.0
+                && m.sum("outboxd_held_messages", &[]) == 0.0
+                && m.sum("outboxd_acknowledged_total", &[("topic", &pair.bad)])
+                    > m.sum("outboxd_released_total", &[]) + 50.0
+        })
+        .await;
+    writing.stop().await;
+    pair.account().await.assert_all_published(0);
+    relay.expect_no_surprises(&[TOPIC_HELD]);
+}
+
+/// D1, D3. Refused before it is enqueued, so nothing of its key was published after it.
+#[tokio::test]
+async fn one_message_too_large_among_hundreds_is_parked_alone_and_its_key_waits_behind_it() {
+    let pair = Pair::install("too-large").await;
+    pair.create_bad(&[("max.message.bytes", SMALL_LIMIT)]).await;
+    let mut connection = pair.database.connect().await;
+    for n in 0..150 {
+        emit_sized(&mut connection, &pair.bad, &format!("k{}", n % 10), 100).await;
+    }
+    let large = emit_sized(&mut connection, &pair.bad, "k3", 50_000).await;
+    for n in 150..300 {
+        emit_sized(&mut connection, &pair.bad, &format!("k{}", n % 10), 100).await;
+    }
+    let mut relay = pair.setup.start().await;
+    let metrics = all_dispatched(&mut relay, 285).await;
+    assert_eq!(dispatched(&metrics), 285.0, "all but the large one and the 15 of its key that follow");
+    checker::dealt_with(&pair.database.url(), SOON).await;
+    let held = pair.held().await;
+    assert_eq!(held.len(), 16);
+    let (parked, behind): (Vec<&Value>, Vec<&Value>) = held.iter().partition(|m| m["state"] == "parked");
+    assert_eq!(parked.len(), 1);
+    assert_eq!(parked[0]["id"], large.to_string());
+    assert_eq!(parked[0]["reason"], "too_large");
+    assert!(behind.iter().all(|message| message["state"] == "behind"), "{behind:?}");
+    let account = pair.account().await;
+    account.assert_clean(0);
+    assert_eq!(account.held, 16);
+    assert_eq!(metrics.sum("outboxd_overtaken_total", &[]), 0.0);
+    relay.expect_no_surprises(&[PARKED]);
+}
+
+/// D1. The limit is lowered behind the relay's back, so the broker refuses whole batches; only the large message may be
+/// parked for that. Here the order of keys whose batches were refused is the exception that D3 names.
+#[tokio::test]
+async fn a_refused_batch_is_tried_one_by_one_and_only_the_large_message_is_parked() {
+    let pair = Pair::install("batch").await;
+    pair.create_bad(&[]).await;
+    let mut connection = pair.database.connect().await;
+    let mut relay = pair.setup.clone().variable("OUTBOXD__KAFKA__PROPERTIES__LINGER_MS", 50).start().await;
+    emit_sized(&mut connection, &pair.bad, "k0", 100).await;
+    all_dispatched(&mut relay, 1).await;
+    set_limit(&pair.bad, SMALL_LIMIT).await;
+    let mut transaction = sqlx::Connection::begin(&mut connection).await.unwrap();
+    for n in 0..100 {
+        emit_sized(&mut transaction, &pair.bad, &format!("k{}", n % 10), 100).await;
+    }
+    let large = emit_sized(&mut transaction, &pair.bad, "k3", 50_000).await;
+    for n in 0..100 {
+        emit_sized(&mut transaction, &pair.bad, &format!("k{}", n % 10), 100).await;
+    }
+    transaction.commit().await.unwrap();
+    all_dispatched(&mut relay, 191).await;
+    checker::dealt_with(&pair.database.url(), SOON).await;
+    let held = pair.held().await;
+    let parked: Vec<&Value> = held.iter().filter(|message| message["state"] == "parked").collect();
+    assert_eq!(parked.len(), 1, "{held:?}");
+    assert_eq!(parked[0]["id"], large.to_string());
+    let account = pair.account().await;
+    assert_eq!((account.lost.count, account.stuck.count, account.phantoms.count), (0, 0, 0), "{account}");
+    assert_eq!(held.len(), 11, "the large one and those of its key that follow");
+    relay.expect_no_surprises(&[PARKED]);
+}
+
+/// D1, D3. What an operator can do, from the command line, and that each act is kept.
+#[tokio::test]
+async fn an_operator_lists_shows_retries_and_discards_held_messages_and_the_audit_keeps_it() {
+    let pair = Pair::install("operator").await;
+    pair.create_bad(&[("max.message.bytes", SMALL_LIMIT)]).await;
+    let mut connection = pair.database.connect().await;
+    let retried = emit_sized(&mut connection, &pair.bad, "a", 50_000).await;
+    let after_retried = emit_sized(&mut connection, &pair.bad, "a", 10).await;
+    let discarded = emit_sized(&mut connection, &pair.bad, "b", 50_000).await;
+    let after_discarded = emit_sized(&mut connection, &pair.bad, "b", 10).await;
+    let mut relay = pair.setup.start().await;
+    relay
+        .wait_until("two are parked", SOON, |m| {
+            m.sum("outboxd_parked_total", &[("reason", "too_large")]) == 2.0
+        })
+        .await;
+    checker::dealt_with(&pair.database.url(), SOON).await;
+
+    assert_eq!(pair.held().await.len(), 4);
+    let only = ["held", "list", "--state", "parked", "--topic", &pair.bad, "--output", "json"];
+    let parked = pair.setup.run_json(&only).await;
+    let ids: Vec<&Value> = parked.as_array().unwrap().iter().map(|message| &message["id"]).collect();
+    assert_eq!(ids, [&retried.to_string(), &discarded.to_string()]);
+    let shown = pair.setup.run_json(&["held", "show", &retried.to_string(), "--output", "json"]).await;
+    assert_eq!(shown["reason"], "too_large");
+    assert_eq!(shown["followers"], 1);
+    assert!(shown["error"].as_str().is_some_and(|error| error.contains("max.message.bytes")), "{shown}");
+    assert_eq!(shown["payload_bytes"], 50_000);
+
+    let refused = pair.setup.run(&["held", "retry", &after_retried.to_string()]).await;
+    assert!(!refused.status.success(), "a follower is never taken out of its order");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains(&retried.to_string()), "it names the message in the way: {said}");
+    let unknown = pair.setup.run(&["held", "retry", &Uuid::new_v4().to_string()]).await;
+    assert!(!unknown.status.success());
+
+    // In vain: the cause is still there.
+    let retry = ["held", "retry", &retried.to_string(), "--as", "ada", "--reason", "again"];
+    pair.setup.run_ok(&retry).await;
+    relay
+        .wait_until("it is parked again", SOON, |m| {
+            m.sum("outboxd_parked_total", &[("reason", "too_large")]) == 3.0
+        })
+        .await;
+    let attempts = async || {
+        let shown = pair.setup.run_json(&["held", "show", &retried.to_string(), "--output", "json"]).await;
+        (shown["state"] == "parked").then(|| shown["attempts"].clone())
+    };
+    let attempts = outboxd_testkit::relay::eventually("it is parked again", SOON, attempts).await;
+    assert_eq!(attempts, 2);
+
+    set_limit(&pair.bad, "1000000").await;
+    pair.setup.run_ok(&retry).await;
+    all_dispatched(&mut relay, 2).await;
+    let discard = ["held", "discard", &discarded.to_string(), "--as", "ada", "--reason", "not needed"];
+    pair.setup.run_ok(&discard).await;
+    all_dispatched(&mut relay, 3).await;
+
+    let account = pair.account().await;
+    account.assert_clean(0);
+    assert_eq!((account.held, account.discarded, account.records), (0, 1, 3), "{account}");
+    let records = kafka::read_all(&shared::kafka(), &pair.bad).await;
+    assert!(records.iter().any(|record| record.id() == after_discarded));
+    let audit: Vec<(String, Uuid, String, String, String)> =
+        sqlx::query_as("select kind, id, who, why, reason_held from outbox.held_action order by action")
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+    let acts = |kind: &str, id, why: &str| {
+        (kind.to_owned(), id, "ada".to_owned(), why.to_owned(), "too_large".to_owned())
+    };
+    let expected = [
+        acts("retry", retried, "again"),
+        acts("retry", retried, "again"),
+        acts("discard", discarded, "not needed"),
+    ];
+    assert_eq!(audit, expected);
+    relay.expect_no_surprises(&[PARKED]);
+}
+
+/// D1, D3. What is held is in the database: another relay finds it, and the key's order with it.
+#[tokio::test]
+async fn held_messages_and_the_order_behind_them_survive_a_kill_of_the_relay() {
+    let pair = Pair::install("survive").await;
+    let mut connection = pair.database.connect().await;
+    let mut relay = pair.setup.start().await;
+    for n in 0..40 {
+        emit_on(&mut connection, &pair.bad, &format!("k{}", n % 4), &n.to_string()).await;
+    }
+    checker::dealt_with(&pair.database.url(), SOON).await;
+    relay.kill_9().await;
+    for n in 40..80 {
+        emit_on(&mut connection, &pair.bad, &format!("k{}", n % 4), &n.to_string()).await;
+    }
+    let mut relay = pair.setup.start().await;
+    relay.leads(Duration::from_secs(30)).await;
+    pair.create_bad(&[]).await;
+    all_dispatched(&mut relay, 80).await;
+    pair.account().await.assert_all_published(0);
+    relay.expect_no_surprises(&[TOPIC_HELD]);
+}

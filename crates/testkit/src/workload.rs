@@ -21,6 +21,16 @@ const STATEMENT: Duration = Duration::from_secs(20);
 /// Keys of one bulk transaction.
 const BULK_KEYS: usize = 7;
 
+/// How large a test is: what the environment variable says, or this.
+///
+/// # Panics
+/// If the variable is set and is no number.
+#[must_use]
+pub fn scale(variable: &str, default: u32) -> u32 {
+    crate::cache::variable(variable)
+        .map_or(default, |size| size.parse().unwrap_or_else(|_| panic!("{variable}={size} is no number")))
+}
+
 /// Transactions with very many intents.
 #[derive(Clone, Copy, Debug)]
 pub struct Bulk {
