@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use outboxd_core::{HoldReason, HoldState};
+use uuid::Uuid;
 
 use crate::config::Sources;
 
@@ -12,8 +14,12 @@ const EXAMPLES: &str = "\
 Examples:
   outboxd migrate --database-url postgres://owner@localhost/shop
       installs the outbox; `migrate --dry-run` prints the SQL instead
+  outboxd check
+      says what would keep the relay from its work, and the remedy
   outboxd run
       relays until SIGTERM, with OUTBOXD__DATABASE__URL and OUTBOXD__KAFKA__BOOTSTRAP_SERVERS set
+  outboxd held list
+      shows what is set aside, and why
 
 Exit codes:
   0  done                     69  a dependency cannot be reached (never of `run`)
@@ -82,6 +88,16 @@ pub(crate) enum Command {
     /// superuser, no extension. The files in migrations/ work with psql and sqlite3 as well.
     #[command(args_conflicts_with_subcommands = true)]
     Migrate(Migrate),
+    /// Say what would keep the relay from its work, each finding with its remedy
+    ///
+    /// Looks at the server, the schema, grants, the cursor, long transactions, brokers, topics and limits. Changes nothing.
+    /// Exit code 78 if anything must be set right, 69 if the database or every broker is out of reach.
+    Check(Check),
+    /// Show leader, cursor, backlog and held messages
+    Status(Output),
+    /// Look at messages that were set aside, and decide about them
+    #[command(subcommand)]
+    Held(Held),
     /// Watch the relay at work: a shop, a broker, a consumer, and everything that can go wrong; half a minute
     ///
     /// Needs nothing: the outbox is a SQLite file in a temporary directory, the broker runs in this process. With
@@ -163,6 +179,99 @@ pub(crate) struct Grants {
     pub(crate) dry_run: bool,
 }
 
+/// `check`.
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// A topic to look at, beside those of held messages; may be repeated
+    #[arg(long)]
+    pub(crate) topic: Vec<String>,
+    /// How to print the findings.
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// `held`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Held {
+    /// List held messages, oldest first
+    ///
+    /// States: retry (tried again at its due time), topic (waits for its topic), behind (waits for an earlier message of
+    /// its key), parked (waits for you).
+    List(HeldList),
+    /// Show one held message with the history of its failures; neither its key nor its payload
+    Show {
+        /// Message id
+        id: Uuid,
+        /// How to print it.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Publish a held message again now, and after it what waits behind it
+    ///
+    /// Do this when the cause is gone: the topic's limit was raised, the policy corrected. To retry all messages of a topic:
+    /// outboxd held list --topic orders --state parked --output json | jq -r '.[].id' | xargs outboxd held retry
+    Retry(HeldAction),
+    /// Give a held message up for good; the audit keeps who and why
+    ///
+    /// Its consumers never see it, and the next message of its key is published. The intent stays in the table until it is
+    /// purged.
+    Discard(HeldDiscard),
+}
+
+/// `held list`.
+#[derive(Debug, Args)]
+pub(crate) struct HeldList {
+    /// Only messages for this topic
+    #[arg(long)]
+    pub(crate) topic: Option<String>,
+    /// Only messages in this state: retry, topic, behind, parked
+    #[arg(long, value_parser = hold_state)]
+    pub(crate) state: Option<HoldState>,
+    /// Only messages held for this reason, as too_large or topic_unknown
+    #[arg(long, value_parser = hold_reason)]
+    pub(crate) reason: Option<HoldReason>,
+    /// At most so many; 0 shows all
+    #[arg(long, default_value_t = 100)]
+    pub(crate) limit: u32,
+    /// How to print them.
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// `held retry`.
+#[derive(Debug, Args)]
+pub(crate) struct HeldAction {
+    /// Message ids
+    #[arg(required = true, value_name = "ID")]
+    pub(crate) ids: Vec<Uuid>,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT", default_value = "retried by an operator")]
+    pub(crate) reason: String,
+    /// Who, for the audit [default: the user of the operating system]
+    #[arg(long = "as", value_name = "NAME")]
+    pub(crate) who: Option<String>,
+    /// How to print it.
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// `held discard`.
+#[derive(Debug, Args)]
+pub(crate) struct HeldDiscard {
+    /// Message ids
+    #[arg(required = true, value_name = "ID")]
+    pub(crate) ids: Vec<Uuid>,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+    /// Who, for the audit [default: the user of the operating system]
+    #[arg(long = "as", value_name = "NAME")]
+    pub(crate) who: Option<String>,
+    /// How to print it.
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
 /// `config`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
@@ -223,6 +332,15 @@ impl Global {
 fn key_and_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
     Ok((key.trim().to_owned(), value.to_owned()))
+}
+
+fn hold_state(word: &str) -> Result<HoldState, String> {
+    HoldState::parse(word).ok_or_else(|| "expected retry, topic, behind or parked".to_owned())
+}
+
+fn hold_reason(word: &str) -> Result<HoldReason, String> {
+    HoldReason::parse(word)
+        .ok_or_else(|| format!("expected one of {}", HoldReason::ALL.map(HoldReason::as_str).join(", ")))
 }
 
 #[cfg(test)]

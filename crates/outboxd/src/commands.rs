@@ -1,11 +1,20 @@
 //! The one-shot commands. Each opens what it needs, answers, and ends.
 
+mod check;
+
 mod configuration;
 
 mod healthcheck;
 
+mod held;
+
 mod migrate;
 
+mod status;
+
+pub(crate) use check::check;
 pub(crate) use configuration::{check as config_check, show as config_show};
 pub(crate) use healthcheck::healthcheck;
+pub(crate) use held::held;
 pub(crate) use migrate::{grants, migrate};
+pub(crate) use status::status;

@@ -368,10 +368,10 @@ impl Check {
                 .saturating_add(message_max_bytes)
                 .saturating_add(QUEUE_SLACK_BYTES),
             queue_messages: relay.in_flight_messages.max(QUEUE_MESSAGES_MIN),
-            // Settings are judged with or without brokers.
+            // Settings are judged even if brokers are missing: everything that is wrong is said at once.
             ..KafkaConfig::new(brokers.as_deref().unwrap_or("localhost:9092"))
         };
-        properties::refuse(&kafka, typed, &mut self.problems);
+        properties::refuse(&kafka, typed, needed, &mut self.problems);
         kafka.bootstrap_servers = brokers.unwrap_or_default();
         kafka
     }

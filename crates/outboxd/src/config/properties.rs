@@ -67,16 +67,34 @@ pub(super) fn shown(name: &str, typed: &Typed) -> String {
     }
 }
 
-/// What the Kafka adapter refuses: settings that would void a promise or run code, and those that librdkafka does not take.
-pub(super) fn refuse(kafka: &KafkaConfig, typed: &BTreeMap<String, Typed>, problems: &mut Problems) {
-    for problem in outboxd_kafka::validate(kafka) {
-        let name = problem.key.trim_start_matches("properties.").trim_matches('"');
+/// What the Kafka adapter refuses by name, because it would void a promise or run code; and if the command needs Kafka, also
+/// what librdkafka does not take. A command that does not need it works where the files of certificates are not.
+pub(super) fn refuse(
+    kafka: &KafkaConfig,
+    typed: &BTreeMap<String, Typed>,
+    needed: bool,
+    problems: &mut Problems,
+) {
+    let problem = |name: &str, said: String| {
         let origin =
             typed.get(name).or_else(|| typed.get(&format!("{name}.file"))).map(|typed| typed.origin.clone());
-        problems.push(Problem {
-            key: format!("kafka.{}", problem.key.replace('"', "")),
-            said: problem.reason,
-            origin: origin.unwrap_or(Origin::Default),
-        });
+        let key = if typed.contains_key(name) {
+            format!("kafka.properties.{name}")
+        } else {
+            format!("kafka.{name}")
+        };
+        Problem { key, said, origin: origin.unwrap_or(Origin::Default) }
+    };
+    if needed {
+        for found in outboxd_kafka::validate(kafka) {
+            let name = found.key.trim_start_matches("properties.").trim_matches('"');
+            problems.push(problem(name, found.reason));
+        }
+    } else {
+        for name in kafka.properties.keys() {
+            if let Some(reason) = outboxd_kafka::properties::barred(name) {
+                problems.push(problem(name, reason.to_owned()));
+            }
+        }
     }
 }

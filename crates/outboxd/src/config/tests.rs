@@ -3,7 +3,7 @@
 use super::reference::markdown_table;
 use super::*;
 
-fn sources(file: Option<&std::path::Path>, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Sources {
+fn sources(file: Option<&Path>, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Sources {
     Sources {
         file: file.map(Into::into),
         environment: environment.iter().map(|(name, value)| (name.into(), value.into())).collect(),
@@ -130,12 +130,13 @@ fn the_example_file_sets_nothing_and_is_valid_with_every_line_uncommented() {
         })
         .collect();
     std::fs::write(&file, uncommented).unwrap();
-    let config = Config::load(&sources(Some(&file), &[], &[]), Needs::BOTH).unwrap();
+    let password = [("OUTBOXD__KAFKA__PROPERTIES__SASL_PASSWORD", "x")];
+    let config = Config::load(&sources(Some(&file), &password, &[]), Needs::BOTH).unwrap();
     let set = config.shown.iter().filter(|shown| shown.from != "default").count();
     assert_eq!(
         set,
-        KEYS.len() - 2 + 4,
-        "every key but the file and the table, and four properties: {:?}",
+        KEYS.len() - 2 + 5,
+        "every key but the file and the table, and five properties: {:?}",
         config.shown
     );
 }

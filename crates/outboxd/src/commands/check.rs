@@ -1,0 +1,89 @@
+//! `check`: the preflight.
+
+use std::collections::BTreeSet;
+use std::io::IsTerminal as _;
+
+use anyhow::anyhow;
+use outboxd_engine::{Finding, HeldFilter, Operate, OutboxError, Severity};
+use outboxd_kafka::KafkaConfig;
+use outboxd_postgres::PostgresOperator;
+use outboxd_sqlite::SqliteOperator;
+
+use crate::adapters::Adapter;
+use crate::cli::Check;
+use crate::failure::Failure;
+use crate::output;
+
+/// How the Kafka adapter calls the finding that no broker answers.
+const BROKERS: &str = "brokers";
+
+/// Looks at database and Kafka and says what it found, each finding with its remedy.
+pub(crate) async fn check(adapter: Adapter, kafka: &KafkaConfig, asked: &Check) -> Result<(), Failure> {
+    let database = match adapter {
+        Adapter::Postgres(config) => look_at(PostgresOperator::new(*config)).await,
+        Adapter::Sqlite(config) => look_at(SqliteOperator::new(config)).await,
+    };
+    let mut topics: BTreeSet<String> = asked.topic.iter().cloned().collect();
+    let mut out_of_reach = Vec::new();
+    let mut findings = match database {
+        Ok((findings, held)) => {
+            topics.extend(held);
+            findings
+        }
+        Err(error) => {
+            if matches!(error, OutboxError::Unavailable { .. }) {
+                out_of_reach.push("the database");
+            }
+            vec![refusal(error)]
+        }
+    };
+    let topics: Vec<String> = topics.into_iter().collect();
+    let of_kafka = outboxd_kafka::inspect(kafka, &topics).await;
+    if of_kafka.iter().any(|finding| finding.check == BROKERS && finding.severity == Severity::Error) {
+        out_of_reach.push("Kafka");
+    }
+    findings.extend(of_kafka);
+    output::answer(asked.output.output, &findings, |findings| table(findings))?;
+    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
+    match (errors, out_of_reach.is_empty()) {
+        (0, _) => Ok(()),
+        (_, false) => Err(Failure::unavailable(anyhow!("cannot reach {}", out_of_reach.join(" and ")))),
+        (_, true) => Err(Failure::config(anyhow!("findings that keep the relay from its work: {errors}"))),
+    }
+}
+
+/// What the adapter found, and the topics of held messages: those are the ones in doubt.
+async fn look_at(operator: impl Operate) -> Result<(Vec<Finding>, Vec<String>), OutboxError> {
+    let findings = operator.check().await?;
+    if findings.iter().any(|finding| finding.severity == Severity::Error) {
+        return Ok((findings, Vec::new()));
+    }
+    let held = operator.held_list(&HeldFilter { limit: 1_000, ..HeldFilter::default() }).await?;
+    Ok((findings, held.into_iter().map(|message| message.topic).collect()))
+}
+
+/// An error as a finding, so that what Kafka says is shown as well.
+fn refusal(error: OutboxError) -> Finding {
+    let (found, remedy) = match error {
+        OutboxError::Refused { finding, remedy } => (finding, remedy),
+        OutboxError::Unavailable { .. } | OutboxError::Fenced => (
+            outboxd_engine::chain(&error),
+            "start the database, or correct database.url (`outboxd config show`)".to_owned(),
+        ),
+    };
+    Finding { check: "database".to_owned(), severity: Severity::Error, found, remedy }
+}
+
+fn table(findings: &[Finding]) -> String {
+    let marks =
+        if std::io::stdout().is_terminal() { ["✔", "!", "✖"] } else { ["ok", "warning", "error"] };
+    let row = |finding: &Finding| {
+        let mark = match finding.severity {
+            Severity::Ok => marks[0],
+            Severity::Warning => marks[1],
+            Severity::Error => marks[2],
+        };
+        [mark.to_owned(), finding.check.clone(), finding.found.clone(), finding.remedy.clone()]
+    };
+    output::table(["", "CHECK", "FOUND", "REMEDY"], findings.iter().map(row))
+}

@@ -1,0 +1,132 @@
+//! `held list|show|retry|discard`.
+
+use outboxd_engine::{AuditedAction, HeldFilter, HeldMessage, HoldFailure, Operate, OperateError};
+use outboxd_postgres::PostgresOperator;
+use outboxd_sqlite::SqliteOperator;
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::adapters::Adapter;
+use crate::cli::{Format, Held};
+use crate::failure::Failure;
+use crate::output;
+
+/// Lists, shows, retries or discards held messages.
+pub(crate) async fn held(adapter: Adapter, command: Held) -> Result<(), Failure> {
+    match adapter {
+        Adapter::Postgres(config) => decide(PostgresOperator::new(*config), command).await,
+        Adapter::Sqlite(config) => decide(SqliteOperator::new(config), command).await,
+    }
+}
+
+async fn decide(operator: impl Operate, command: Held) -> Result<(), Failure> {
+    match command {
+        Held::List(list) => {
+            let filter = HeldFilter {
+                id: None,
+                topic: list.topic,
+                state: list.state,
+                reason: list.reason,
+                limit: list.limit,
+            };
+            let held = operator.held_list(&filter).await?;
+            Ok(output::answer(list.output.output, &held, |held| as_table(held))?)
+        }
+        Held::Show { id, output } => {
+            let filter = HeldFilter { id: Some(id), ..HeldFilter::default() };
+            let held = operator.held_list(&filter).await?;
+            let message = held.first().ok_or(OperateError::NotHeld(id))?;
+            Ok(output::answer(output.output, message, as_facts)?)
+        }
+        Held::Retry(retry) => {
+            let action = AuditedAction { who: retry.who.unwrap_or_else(os_user), why: retry.reason };
+            for id in &retry.ids {
+                operator.held_retry(*id, &action).await?;
+            }
+            acted("retry", &retry.ids, action, retry.output.output)
+        }
+        Held::Discard(discard) => {
+            let action = AuditedAction { who: discard.who.unwrap_or_else(os_user), why: discard.reason };
+            for id in &discard.ids {
+                operator.held_discard(*id, &action).await?;
+            }
+            acted("discard", &discard.ids, action, discard.output.output)
+        }
+    }
+}
+
+/// What was done, as it is in the audit.
+#[derive(Debug, Serialize)]
+struct Acted {
+    action: &'static str,
+    ids: Vec<Uuid>,
+    who: String,
+    why: String,
+}
+
+fn acted(action: &'static str, ids: &[Uuid], audited: AuditedAction, format: Format) -> Result<(), Failure> {
+    let acted = Acted { action, ids: ids.to_vec(), who: audited.who, why: audited.why };
+    Ok(output::answer(format, &acted, |acted| {
+        let line = |id: &Uuid| match acted.action {
+            "retry" => format!("{id} is due now: the relay publishes it, and then what waits behind it\n"),
+            _discard => format!("{id} is discarded; the audit keeps that {} did it and why\n", acted.who),
+        };
+        acted.ids.iter().map(line).collect()
+    })?)
+}
+
+fn as_table(held: &[HeldMessage]) -> String {
+    if held.is_empty() {
+        return "no message is held".to_owned();
+    }
+    let row = |message: &HeldMessage| {
+        [
+            message.id.to_string(),
+            message.topic.clone(),
+            message.state.as_str().to_owned(),
+            message.reason.as_str().to_owned(),
+            message.attempts.to_string(),
+            message.followers.to_string(),
+            output::time(message.held_at),
+            output::time_or_dash(message.due_at),
+        ]
+    };
+    let head = ["ID", "TOPIC", "STATE", "REASON", "ATTEMPTS", "BEHIND IT", "HELD SINCE", "DUE"];
+    output::table(head, held.iter().map(row))
+}
+
+fn as_facts(message: &HeldMessage) -> String {
+    let dash = || "-".to_owned();
+    let mut text = output::facts(&[
+        ("id", message.id.to_string()),
+        ("seq", message.seq.to_string()),
+        ("correlation id", message.correlation_id.clone()),
+        ("topic", message.topic.clone()),
+        ("key hash", message.key_hash.clone().unwrap_or_else(dash)),
+        (
+            "payload",
+            message.payload_bytes.map_or_else(|| "tombstone".to_owned(), |bytes| format!("{bytes} bytes")),
+        ),
+        ("state", message.state.as_str().to_owned()),
+        ("reason", message.reason.as_str().to_owned()),
+        ("last error", message.error.clone().unwrap_or_else(dash)),
+        ("attempts", message.attempts.to_string()),
+        ("behind it", message.followers.to_string()),
+        ("inserted", output::time(message.created_at)),
+        ("held since", output::time(message.held_at)),
+        ("due", output::time_or_dash(message.due_at)),
+    ]);
+    if !message.failures.is_empty() {
+        let row = |failure: &HoldFailure| [output::time(failure.at), failure.error.clone()];
+        text.push('\n');
+        text.push_str(&output::table(["FAILED AT", "ERROR"], message.failures.iter().map(row)));
+        text.push('\n');
+    }
+    text
+}
+
+/// The user of the operating system; in an image without users, the number.
+fn os_user() -> String {
+    let uid = nix::unistd::Uid::effective();
+    nix::unistd::User::from_uid(uid).ok().flatten().map_or_else(|| format!("uid {uid}"), |user| user.name)
+}

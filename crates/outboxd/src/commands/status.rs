@@ -1,0 +1,50 @@
+//! `status`.
+
+use std::time::Duration;
+
+use outboxd_engine::{Operate, OutboxStatus};
+use outboxd_postgres::PostgresOperator;
+use outboxd_sqlite::SqliteOperator;
+
+use crate::adapters::Adapter;
+use crate::cli::Format;
+use crate::failure::Failure;
+use crate::output;
+
+/// Shows leader, cursor, backlog and held messages.
+pub(crate) async fn status(adapter: Adapter, format: Format) -> Result<(), Failure> {
+    let status = match adapter {
+        Adapter::Postgres(config) => PostgresOperator::new(*config).status().await?,
+        Adapter::Sqlite(config) => SqliteOperator::new(config).status().await?,
+    };
+    Ok(output::answer(format, &status, table)?)
+}
+
+fn table(status: &OutboxStatus) -> String {
+    let leader = match (&status.leader.relay, status.leader.alive) {
+        (Some(relay), true) => format!("{relay}, since {}", output::time_or_dash(status.leader.led_at)),
+        (Some(relay), false) => format!("none; {relay} led last"),
+        (None, _) => "none yet".to_owned(),
+    };
+    let oldest = Duration::try_from_secs_f64(status.oldest_age_seconds).unwrap_or(Duration::MAX);
+    let mut text = output::facts(&[
+        ("database", status.database.clone()),
+        ("schema version", status.schema_version.to_string()),
+        ("leader", leader),
+        ("epoch", status.leader.epoch.to_string()),
+        ("cursor", status.cursor.clone()),
+        ("settled", output::time_or_dash(status.settled_at)),
+        ("backlog", format!("{} messages", status.backlog_messages)),
+        ("oldest undelivered", output::duration(oldest)),
+    ]);
+    if !status.held.is_empty() {
+        let rows = status
+            .held
+            .iter()
+            .map(|(state, reason, messages)| [state.clone(), reason.clone(), messages.to_string()]);
+        text.push('\n');
+        text.push_str(&output::table(["HELD", "REASON", "MESSAGES"], rows));
+        text.push('\n');
+    }
+    text
+}
