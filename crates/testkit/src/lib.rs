@@ -11,6 +11,8 @@ pub mod process;
 
 pub mod cache;
 
+pub mod container;
+
 pub mod postgres;
 
 pub mod kafka;

@@ -1,6 +1,6 @@
 //! A server's process: output in a file, signals to it and its children, nothing left behind.
 //!
-//! Nothing here knows which server it is. Children are found in `/proc`, because PostgreSQL's leave the process group.
+//! Nothing here knows which server it is, or whether it runs in a container. Children are found in `/proc`, because PostgreSQL's leave the process group.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::wait;
+use crate::{container, wait};
 
 /// A running process that is killed, with its children, when this value is dropped.
 #[derive(Debug)]
@@ -88,11 +88,21 @@ impl Process {
         waited.await.with_context(|| format!("its log ends with:\n{}", tail(&log)))
     }
 
+    /// The container that it stands for, if it is one's.
+    #[must_use]
+    pub fn container(&self) -> Option<String> {
+        container::of(self.pid)
+    }
+
     /// Sends a signal to the process alone.
     ///
     /// # Errors
     /// The process does not exist any more.
     pub fn signal(&self, signal: Signal) -> Result<()> {
+        if let Some(container) = self.container() {
+            container::signal(&container, signal);
+            return Ok(());
+        }
         kill(self.pid, signal).with_context(|| format!("send {signal} to {}", self.name))
     }
 
@@ -115,6 +125,10 @@ impl Process {
     /// # Errors
     /// The process does not exist any more.
     pub fn pause(&self) -> Result<()> {
+        if let Some(container) = self.container() {
+            container::pause(&container);
+            return Ok(());
+        }
         self.signal(Signal::SIGSTOP)?;
         signal_all(&descendants(self.pid), Signal::SIGSTOP);
         Ok(())
@@ -125,6 +139,10 @@ impl Process {
     /// # Errors
     /// The process does not exist any more.
     pub fn resume(&self) -> Result<()> {
+        if let Some(container) = self.container() {
+            container::resume(&container);
+            return Ok(());
+        }
         signal_all(&descendants(self.pid), Signal::SIGCONT);
         self.signal(Signal::SIGCONT)
     }
@@ -132,6 +150,9 @@ impl Process {
     /// Whether one of its children calls itself so (PostgreSQL's processes set their title).
     #[must_use]
     pub fn has_child_titled(&self, title: &str) -> bool {
+        if let Some(container) = self.container() {
+            return container::titles(&container).contains(title);
+        }
         descendants(self.pid).iter().any(|pid| is_ours(pid.as_raw(), title))
     }
 
@@ -140,7 +161,7 @@ impl Process {
     /// # Errors
     /// One of them is still there after ten seconds.
     pub async fn kill_9(&mut self) -> Result<()> {
-        let children = self.kill_all();
+        let children = kill_all(self.pid);
         if let Some(child) = &mut self.child {
             child.wait().context("wait for the killed process")?;
         }
@@ -155,25 +176,13 @@ impl Process {
         self.child = None;
         self.pid
     }
-
-    /// Stopped first, so that it cannot start another child between being listed and being killed.
-    fn kill_all(&self) -> Vec<Pid> {
-        if is_gone(self.pid) {
-            return Vec::new();
-        }
-        signal_all(&[self.pid], Signal::SIGSTOP);
-        let children = descendants(self.pid);
-        signal_all(&[self.pid], Signal::SIGKILL);
-        signal_all(&children, Signal::SIGKILL);
-        children
-    }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         let exited = self.exited();
         if self.child.is_some() && !matches!(exited, Ok(Some(_))) {
-            self.kill_all();
+            kill_all(self.pid);
         }
         if let Some(child) = &mut self.child {
             // Reaps it. An error would mean that it is gone already.
@@ -196,9 +205,7 @@ pub async fn end_left_behind(pid: i32, marker: &str, signal: Signal, limit: Dura
     if wait::until_true("the server has ended", limit, || is_gone(pid)).await.is_ok() {
         return Ok(());
     }
-    let children = descendants(pid);
-    signal_all(&[pid], Signal::SIGKILL);
-    signal_all(&children, Signal::SIGKILL);
+    kill_all(pid);
     if wait::until_true("the server is killed", limit, || is_gone(pid)).await.is_err() {
         bail!("process {pid} survives SIGKILL");
     }
@@ -219,6 +226,23 @@ pub fn tail(log: &Path) -> String {
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(30)..].join("\n")
+}
+
+/// Kills a process and its children, and returns the children. It is stopped first, so that it cannot start another child
+/// between being listed and being killed.
+fn kill_all(pid: Pid) -> Vec<Pid> {
+    if is_gone(pid) {
+        return Vec::new();
+    }
+    if let Some(container) = container::of(pid) {
+        container::resume(&container);
+        container::signal(&container, Signal::SIGKILL);
+    }
+    signal_all(&[pid], Signal::SIGSTOP);
+    let children = descendants(pid);
+    signal_all(&[pid], Signal::SIGKILL);
+    signal_all(&children, Signal::SIGKILL);
+    children
 }
 
 /// Errors are left alone: a process that has just ended cannot be signalled, and need not be.

@@ -5,11 +5,12 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use nix::unistd::geteuid;
 use outboxd_testkit::cache::has_maven;
-use outboxd_testkit::kafka;
+use outboxd_testkit::container;
+use outboxd_testkit::kafka::{self, broker::has_java};
 use outboxd_testkit::postgres::{self, Binaries};
 
 /// PostgreSQL's programs: of a major version from Maven Central if one is asked for, else this machine's, else installed
-/// from Debian's packages by root, else from Maven Central.
+/// from Debian's packages by root, else from Maven Central, else an image's.
 ///
 /// # Errors
 /// None of it is possible; the message says in one line what is missing.
@@ -32,6 +33,10 @@ pub(crate) fn postgres_binaries(major: Option<u32>) -> Result<Binaries> {
         need_xz()?;
         return Binaries::from_maven(17);
     }
+    if container::is_available() {
+        println!("PostgreSQL is not here: running it from an image");
+        return Ok(Binaries::Image);
+    }
     bail!(
         "PostgreSQL is missing: install its server (Debian: postgresql), or Java 17 and Maven, \
          or start a container engine"
@@ -52,7 +57,6 @@ pub(crate) async fn start_postgres(binaries: Binaries) -> Result<postgres::Serve
 /// # Errors
 /// It does not start; the message says in one line what is missing.
 pub(crate) async fn start_kafka() -> Result<kafka::Broker> {
-    need_java_and_maven("Kafka")?;
     kafka::Broker::start(kafka::Options::default().own_group()).await.context("start Kafka")
 }
 
@@ -72,14 +76,6 @@ fn need_xz() -> Result<()> {
         return apt_get(&["xz-utils"]);
     }
     bail!("PostgreSQL from Maven Central is packed with xz, which is missing (Debian: xz-utils)")
-}
-
-fn has_java() -> bool {
-    let Ok(output) = Command::new("java").arg("-version").output() else { return false };
-    let text = String::from_utf8_lossy(&output.stderr);
-    let version = text.split('"').nth(1).unwrap_or_default();
-    let major: u32 = version.split(['.', '-', '+']).next().and_then(|major| major.parse().ok()).unwrap_or(0);
-    major >= 17
 }
 
 fn has(program: &str, argument: &str) -> bool {

@@ -52,7 +52,7 @@ async fn provision_and_test(
                 outboxd_testkit::kafka::broker::VERSION
             );
             let mut environment = Pair::start(file, binaries.clone()).await?.environment();
-            environment.push((BINARIES_VARIABLE, binaries.directory().display().to_string()));
+            environment.push((BINARIES_VARIABLE, binaries.name()));
             environment
         }
     };

@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::cache::{self, Artifact};
+use crate::container::{self, Image};
 use crate::ports::free_port;
 use crate::process::{Group, Process};
 
@@ -80,7 +81,7 @@ pub struct Broker {
     // Before the directory, so that it is gone when the directory is removed.
     process: Option<Process>,
     directory: TempDir,
-    jars: PathBuf,
+    java: Java,
     options: Options,
     ports: Ports,
 }
@@ -107,7 +108,8 @@ impl Broker {
     pub async fn start(options: Options) -> Result<Self> {
         let directory =
             tempfile::Builder::new().prefix("outboxd-kafka-").tempdir().context("create a directory")?;
-        let mut broker = Self { process: None, directory, jars: jars()?, options, ports: Ports::free()? };
+        let mut broker =
+            Self { process: None, directory, java: Java::find()?, options, ports: Ports::free()? };
         fs::write(broker.path("log4j2.properties"), LOGGING)?;
         broker.configure()?;
         broker.format()?;
@@ -222,7 +224,7 @@ impl Broker {
     }
 
     fn change_acl(&self, action: &str, user: &str, operations: &[&str], topic: &str) -> Result<()> {
-        let mut tool = java(&self.jars, "64m");
+        let mut tool = self.java.command("64m");
         tool.arg("org.apache.kafka.tools.AclCommand").args(["--bootstrap-server", &self.bootstrap()]);
         tool.args([action, "--force", "--allow-principal", &format!("User:{user}"), "--topic", topic]);
         for operation in operations {
@@ -283,7 +285,7 @@ impl Broker {
     }
 
     fn format(&self) -> Result<()> {
-        let mut tool = java(&self.jars, "64m");
+        let mut tool = self.java.command("64m");
         tool.args(["kafka.tools.StorageTool", "format", "--cluster-id", CLUSTER_ID, "--config"])
             .arg(self.path("server.properties"));
         run(tool)
@@ -293,7 +295,7 @@ impl Broker {
     async fn launch(&mut self, fresh: bool) -> Result<()> {
         let log = self.path("server.log");
         for _ in 0..5 {
-            let mut kafka = java(&self.jars, "512m");
+            let mut kafka = self.java.command("512m");
             kafka
                 .arg({
                     let mut logging = OsString::from("-Dlog4j2.configurationFile=");
@@ -336,31 +338,63 @@ pub async fn stop_left_behind(pid: i32, directory: &Path) -> Result<()> {
     }
 }
 
-/// Kafka's jars, fetched once.
-///
-/// # Errors
-/// Maven is missing or fails.
-pub fn jars() -> Result<PathBuf> {
-    cache::maven(
-        &format!("kafka-{VERSION}"),
-        &[
-            Artifact("org.apache.kafka", "kafka_2.13", VERSION),
-            Artifact("org.apache.kafka", "kafka-tools", VERSION),
-            Artifact("org.apache.logging.log4j", "log4j-slf4j-impl", "2.24.3"),
-        ],
-    )
+/// Java with Kafka's jars.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Java {
+    /// This machine's Java, and jars in this directory.
+    Jars(PathBuf),
+    /// Both in an image.
+    Image,
 }
 
-/// Java with Kafka's jars: small, and quick to start on a busy machine (serial collector, first compiler only).
-pub(crate) fn java(jars: &Path, heap: &str) -> Command {
-    let mut classes = jars.as_os_str().to_owned();
-    classes.push("/*");
-    let mut command = Command::new("java");
-    command
-        .arg(format!("-Xmx{heap}"))
-        .args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"])
-        .arg(classes);
-    command
+const IMAGE: Image = Image("apache/kafka:4.1.0");
+
+impl Java {
+    /// This machine's Java with jars from Maven Central, fetched once; else an image, if a container engine answers.
+    ///
+    /// # Errors
+    /// There is neither, or Maven fails.
+    pub fn find() -> Result<Self> {
+        if !has_java() || !cache::has_maven() {
+            if container::is_available() {
+                return Ok(Self::Image);
+            }
+            bail!("Kafka is missing: install Java 17 and Maven, or start a container engine");
+        }
+        let jars = cache::maven(
+            &format!("kafka-{VERSION}"),
+            &[
+                Artifact("org.apache.kafka", "kafka_2.13", VERSION),
+                Artifact("org.apache.kafka", "kafka-tools", VERSION),
+                Artifact("org.apache.logging.log4j", "log4j-slf4j-impl", "2.24.3"),
+            ],
+        )?;
+        Ok(Self::Jars(jars))
+    }
+
+    /// Small, and quick to start on a busy machine (serial collector, first compiler only).
+    pub(crate) fn command(&self, heap: &str) -> Command {
+        let (mut command, mut classes) = match self {
+            Self::Jars(jars) => (Command::new("java"), jars.as_os_str().to_owned()),
+            Self::Image => (IMAGE.command("java", None), OsString::from("/opt/kafka/libs")),
+        };
+        classes.push("/*");
+        command
+            .arg(format!("-Xmx{heap}"))
+            .args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"])
+            .arg(classes);
+        command
+    }
+}
+
+/// Whether this machine has Java 17 or later.
+#[must_use]
+pub fn has_java() -> bool {
+    let Ok(output) = Command::new("java").arg("-version").output() else { return false };
+    let text = String::from_utf8_lossy(&output.stderr);
+    let version = text.split('"').nth(1).unwrap_or_default();
+    let major: u32 = version.split(['.', '-', '+']).next().and_then(|major| major.parse().ok()).unwrap_or(0);
+    major >= 17
 }
 
 /// Runs one of Kafka's tools to its end.

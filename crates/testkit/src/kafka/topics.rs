@@ -161,7 +161,7 @@ fn try_produce_with_java(bootstrap: &str, topic: &str, pairs: &[(String, String)
     for (key, payload) in pairs {
         writeln!(file, "{key}\t{payload}")?;
     }
-    let mut tool = broker::java(&broker::jars()?, "128m");
+    let mut tool = broker::Java::find()?.command("128m");
     tool.arg("org.apache.kafka.tools.ConsoleProducer")
         .args(["--bootstrap-server", bootstrap, "--topic", topic, "--sync"])
         .args(["--property", "parse.key=true", "--property", "key.separator=\t"])

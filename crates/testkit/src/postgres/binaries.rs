@@ -9,21 +9,35 @@ use anyhow::{Context, Result, bail};
 use nix::unistd::{User, geteuid};
 
 use crate::cache::{self, Artifact};
+use crate::container::{self, Image};
+use crate::process::Process;
 
 /// Names the directory of the programs for tests that start their own server; set by `cargo xtask test --postgres`.
 pub const BINARIES_VARIABLE: &str = "OUTBOXD_TEST_POSTGRES_BIN";
 
-/// A directory with `initdb`, `postgres` and `pg_ctl`.
+/// What [`BINARIES_VARIABLE`] holds if the programs are an image's.
+const FROM_IMAGE: &str = "image";
+
+const IMAGE: Image = Image("postgres:17");
+
+/// Where `initdb`, `postgres` and `pg_ctl` are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Binaries {
-    directory: PathBuf,
+pub enum Binaries {
+    /// In a directory of this machine.
+    Directory(PathBuf),
+    /// In an image.
+    Image,
 }
 
 impl Binaries {
-    /// Those named by [`BINARIES_VARIABLE`], on `PATH`, or the newest in Debian's place. `None`: there are none.
+    /// Those named by [`BINARIES_VARIABLE`], on `PATH`, or the newest in Debian's place.
     #[must_use]
     pub fn find() -> Option<Self> {
-        let named = cache::variable(BINARIES_VARIABLE).map(PathBuf::from);
+        let named = cache::variable(BINARIES_VARIABLE);
+        if named.as_deref() == Some(FROM_IMAGE) {
+            return Some(Self::Image);
+        }
+        let named = named.map(PathBuf::from);
         let on_path = cache::variable("PATH").unwrap_or_default();
         let on_path = std::env::split_paths(&on_path).filter_map(|directory| {
             Some(fs::canonicalize(directory.join("postgres")).ok()?.parent()?.to_owned())
@@ -51,13 +65,16 @@ impl Binaries {
     fn in_directory(directory: PathBuf) -> Option<Self> {
         let complete =
             ["initdb", "postgres", "pg_ctl"].iter().all(|program| directory.join(program).is_file());
-        complete.then_some(Self { directory })
+        complete.then_some(Self::Directory(directory))
     }
 
-    /// Where they are.
+    /// What makes [`Binaries::find`] find these, as the value of [`BINARIES_VARIABLE`].
     #[must_use]
-    pub fn directory(&self) -> &Path {
-        &self.directory
+    pub fn name(&self) -> String {
+        match self {
+            Self::Directory(directory) => directory.display().to_string(),
+            Self::Image => FROM_IMAGE.to_owned(),
+        }
     }
 
     /// `postgres --version`.
@@ -75,13 +92,29 @@ impl Binaries {
     /// One of the programs, to be run as the user that the server runs as.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(self.directory.join(program));
+        let Self::Directory(directory) = self else {
+            return IMAGE.command(&in_image(program), server_user());
+        };
+        let mut command = Command::new(directory.join(program));
         command.current_dir("/").env_remove("PGDATA").env("LC_ALL", "C");
         if let Some((uid, gid)) = server_user() {
             command.uid(uid).gid(gid);
         }
         command
     }
+
+    /// One of the programs, to be run where it can signal the server.
+    #[must_use]
+    pub fn command_beside(&self, server: &Process, program: &str) -> Command {
+        match server.container() {
+            Some(container) => container::inside(&container, &in_image(program)),
+            None => self.command(program),
+        }
+    }
+}
+
+fn in_image(program: &str) -> String {
+    format!("/usr/lib/postgresql/17/bin/{program}")
 }
 
 /// PostgreSQL refuses to run as root: then it is `postgres`, or `nobody` where the package has made no such user.

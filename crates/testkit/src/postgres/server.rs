@@ -243,7 +243,7 @@ impl Server {
     /// # Errors
     /// It is no standby.
     pub async fn promote(&mut self) -> Result<()> {
-        let mut promote = self.binaries.command("pg_ctl");
+        let mut promote = self.binaries.command_beside(self.running()?, "pg_ctl");
         promote.args(["promote", "--wait", "--timeout=60", "--pgdata"]).arg(self.data());
         run(promote)?;
         self.wait_until_ready().await
@@ -322,6 +322,10 @@ impl Server {
     async fn launch(&mut self, fresh: bool) -> Result<()> {
         for _ in 0..5 {
             let mut postgres = self.binaries.command("postgres");
+            if self.binaries == Binaries::Image {
+                // In a container the next server has the same process id as the last: its file would be taken for ours.
+                drop(fs::remove_file(self.data().join("postmaster.pid")));
+            }
             postgres.arg("-D").arg(self.data());
             self.process =
                 Some(Process::start("PostgreSQL", postgres, &self.log_path(), self.options.group)?);
@@ -340,7 +344,7 @@ impl Server {
     async fn wait_until_ready(&mut self) -> Result<()> {
         let file = self.data().join("postmaster.pid");
         let process = self.process.as_mut().context("PostgreSQL does not run")?;
-        let pid = process.pid().to_string();
+        let pid = if self.binaries == Binaries::Image { "1".to_owned() } else { process.pid().to_string() };
         process
             .wait_until("ready", START_LIMIT, || {
                 let text = fs::read_to_string(&file).unwrap_or_default();
