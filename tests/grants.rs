@@ -20,19 +20,19 @@ pub(crate) async fn granted() -> Granted {
     let (writer, relay, reader) =
         (database.role("writer").await, database.role("relay").await, database.role("reader").await);
     let roles = GrantRoles { writer: name(&writer), relay: name(&relay), reader: name(&reader) };
-    migrator(&database.url(), "outbox").grant(&roles).await.unwrap();
+    migrator(&database.url(), "outbox").grant(&roles).await.expect("grant each role its part");
     let mut connection = database.connect().await;
     run(
         &mut connection,
         "insert into outbox.message (topic, key, payload) values ('orders', 'k1', 'secret'), ('orders', 'k2', 'secret')",
     )
     .await
-    .unwrap();
+    .expect("write two intents");
     Granted { database, writer, relay, reader }
 }
 
 fn name(role: &str) -> Option<RoleName> {
-    Some(role.parse().unwrap())
+    Some(role.parse().expect("the name of a role of a test"))
 }
 
 async fn works(connection: &mut PgConnection, statements: &[&str]) {

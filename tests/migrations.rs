@@ -31,7 +31,11 @@ pub(crate) async fn run(connection: &mut PgConnection, sql: &str) -> Result<(), 
 
 /// The first column of the first row, as text.
 pub(crate) async fn text(connection: &mut PgConnection, sql: &str) -> Option<String> {
-    sqlx::query(AssertSqlSafe(format!("select ({sql})::text"))).fetch_one(connection).await.unwrap().get(0)
+    sqlx::query(AssertSqlSafe(format!("select ({sql})::text")))
+        .fetch_one(connection)
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error}"))
+        .get(0)
 }
 
 /// Polls until a query says true.

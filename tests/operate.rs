@@ -41,17 +41,19 @@ async fn park(connection: &mut PgConnection) -> [Uuid; 3] {
          from (select seq, id, row_number() over (order by seq) as n from written) numbered",
     )
     .await
-    .unwrap();
-    let ids: Vec<Uuid> =
-        sqlx::query_scalar("select id from outbox.held order by seq").fetch_all(connection).await.unwrap();
-    ids.try_into().unwrap()
+    .expect("hold three messages of a key");
+    let ids: Vec<Uuid> = sqlx::query_scalar("select id from outbox.held order by seq")
+        .fetch_all(connection)
+        .await
+        .expect("read held ids");
+    ids.try_into().expect("three messages are held")
 }
 
 async fn held(connection: &mut PgConnection) -> Vec<(Uuid, String, bool)> {
     sqlx::query("select id, state, due_at is not null as due from outbox.held order by seq")
         .fetch_all(connection)
         .await
-        .unwrap()
+        .expect("read held messages")
         .iter()
         .map(|row| (row.get("id"), row.get("state"), row.get("due")))
         .collect()

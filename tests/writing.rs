@@ -564,19 +564,21 @@ async fn contended(database: &Database, form: &str, table: &str) -> String {
     let aggregate = if form.contains("agg_with_trigger") { "agg_with_trigger" } else { "agg" };
     let (mut first, mut second) = (database.connect().await, database.connect().await);
     let mut observer = database.connect().await;
-    let pid = text(&mut second, "select pg_backend_pid()").await.unwrap();
-    run(&mut first, &format!("begin; select n from {aggregate} where id = 1 for update")).await.unwrap();
+    let pid = text(&mut second, "select pg_backend_pid()").await.expect("every backend has a pid");
+    run(&mut first, &format!("begin; select n from {aggregate} where id = 1 for update"))
+        .await
+        .expect("lock the aggregate");
     let (waited, ()) = tokio::join!(run(&mut second, &statement), async {
         let waits = format!(
             "select coalesce(wait_event_type = 'Lock', false) from pg_stat_activity where pid = {pid}"
         );
         wait_until(&mut observer, &waits).await;
-        run(&mut first, &statement).await.unwrap();
-        run(&mut first, "commit").await.unwrap();
+        run(&mut first, &statement).await.expect("write the first intent");
+        run(&mut first, "commit").await.expect("commit the first intent");
     });
-    waited.unwrap();
+    waited.expect("write the second intent");
     let in_order = format!("select string_agg(convert_from(payload, 'UTF8'), ' ' order by seq) from {table}");
-    text(&mut observer, &in_order).await.unwrap()
+    text(&mut observer, &in_order).await.expect("two intents were written")
 }
 
 #[tokio::test]

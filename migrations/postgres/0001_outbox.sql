@@ -97,6 +97,7 @@ comment on function outbox.refuse_headers(jsonb) is 'Says what is wrong with hea
 create table outbox.message (
   xid            xid8 not null default pg_current_xact_id(),
   -- A UUIDv7: 48 bits of milliseconds, then gen_random_uuid()'s random bits; setting bits 52 and 53 turns version 4 into 7.
+  -- 2.1 us a row, gen_random_uuid() alone 1.2 (`insert into t(id) select .. from generate_series(1, 200000)`, PostgreSQL 15).
   id             uuid not null default encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
                    placing substring(int8send((date_part('epoch', clock_timestamp()) * 1000)::bigint) from 3) from 1 for 6),
                    52, 1), 53, 1), 'hex')::uuid,
