@@ -1,0 +1,3 @@
+//! The suite that every outbox passes.
+
+mod sqlite;

@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use crate::file::DatabaseFile;
 use crate::lead::sequence_finding;
-use crate::migrate::{VERSION, VERSION_OLDEST, version_of};
+use crate::migrate::{SCHEMA_VERSION, SCHEMA_VERSION_MIN, version_of};
 use crate::operator::SqliteOperator;
 use crate::session::Failure;
 
@@ -102,19 +102,19 @@ fn wal_size(file: &DatabaseFile) -> Finding {
 async fn schema_version(connection: &mut SqliteConnection) -> Result<(bool, Finding), Failure> {
     const CHECK: &str = "schema version";
     let finding = match version_of(connection).await? {
-        Some(version) if (VERSION_OLDEST..=VERSION).contains(&version) => {
+        Some(version) if (SCHEMA_VERSION_MIN..=SCHEMA_VERSION).contains(&version) => {
             return Ok((true, ok(CHECK, version.to_string())));
         }
-        Some(version) if version > VERSION => not_ok(
+        Some(version) if version > SCHEMA_VERSION => not_ok(
             CHECK,
             Severity::Error,
-            format!("{version}; this relay serves {VERSION_OLDEST} to {VERSION}"),
+            format!("{version}; this relay serves {SCHEMA_VERSION_MIN} to {SCHEMA_VERSION}"),
             "run a newer outboxd",
         ),
         Some(version) => not_ok(
             CHECK,
             Severity::Error,
-            format!("{version}; this relay serves {VERSION_OLDEST} to {VERSION}"),
+            format!("{version}; this relay serves {SCHEMA_VERSION_MIN} to {SCHEMA_VERSION}"),
             "run `outboxd migrate`",
         ),
         None => not_ok(CHECK, Severity::Error, "no outbox".to_owned(), "run `outboxd migrate`"),

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::file::DatabaseFile;
 use crate::held::held_counts;
-use crate::migrate::{VERSION, VERSION_OLDEST, version_of};
+use crate::migrate::{SCHEMA_VERSION, SCHEMA_VERSION_MIN, version_of};
 use crate::outbox::{SqliteOutbox, TermState};
 use crate::session::Failure;
 
@@ -124,16 +124,16 @@ pub(crate) fn lost(doing: &'static str) -> OutboxError {
 /// This version serves the schema that it was built for and the one before.
 async fn verify_version(connection: &mut SqliteConnection) -> Result<(), Failure> {
     match version_of(connection).await? {
-        Some(version) if (VERSION_OLDEST..=VERSION).contains(&version) => Ok(()),
-        Some(version) if version < VERSION_OLDEST => Err(refused(
+        Some(version) if (SCHEMA_VERSION_MIN..=SCHEMA_VERSION).contains(&version) => Ok(()),
+        Some(version) if version < SCHEMA_VERSION_MIN => Err(refused(
             format!(
-                "the outbox has schema version {version}, this relay serves {VERSION_OLDEST} to {VERSION}"
+                "the outbox has schema version {version}, this relay serves {SCHEMA_VERSION_MIN} to {SCHEMA_VERSION}"
             ),
             "run `outboxd migrate`",
         )),
         Some(version) => Err(refused(
             format!(
-                "the outbox has schema version {version}, this relay serves {VERSION_OLDEST} to {VERSION}"
+                "the outbox has schema version {version}, this relay serves {SCHEMA_VERSION_MIN} to {SCHEMA_VERSION}"
             ),
             "run a newer outboxd",
         )),

@@ -48,7 +48,7 @@ mod operator;
 mod check;
 
 pub use config::SqliteConfig;
-pub use migrate::{MigrateError, Migration, installed_version, migrate, pending};
+pub use migrate::Migrator;
 pub use operator::SqliteOperator;
 pub use outbox::SqliteOutbox;
 

@@ -6,19 +6,18 @@
 
 use std::fmt::Write as _;
 
-use outboxd_engine::OutboxError;
 use sha2::{Digest, Sha256};
 use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
 use tokio::time::timeout;
 
 use crate::config::SqliteConfig;
-use crate::session::{Failure, Session, options};
+use crate::session::options;
 
 /// The schema version that this version of the relay was built for.
-pub const VERSION: i32 = 1;
+pub const SCHEMA_VERSION: i32 = 1;
 
 /// The oldest schema version that it serves.
-pub const VERSION_OLDEST: i32 = 1;
+pub const SCHEMA_VERSION_MIN: i32 = 1;
 
 /// A numbered step of the outbox's schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,14 +52,20 @@ impl Migration {
 /// Why migrating failed. Nothing of the failing migration was applied.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
-    /// The database.
+    /// The database did not answer in time.
+    #[error("{doing}: no answer in time")]
+    Deadline {
+        /// What was being done.
+        doing: &'static str,
+    },
+    /// The database refused.
     #[error("{doing}")]
     Database {
         /// What was being done.
         doing: String,
         /// The cause.
         #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: sqlx::Error,
     },
     /// An applied migration is not the one that this version knows.
     #[error(
@@ -97,31 +102,105 @@ pub enum MigrateError {
     },
 }
 
-impl MigrateError {
-    fn database(
-        doing: impl Into<String>,
-        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> Self {
-        Self::Database { doing: doing.into(), source: source.into() }
+/// For `map_err`.
+fn database(doing: impl Into<String>) -> impl FnOnce(sqlx::Error) -> MigrateError {
+    let doing = doing.into();
+    move |source| MigrateError::Database { doing, source }
+}
+
+/// Installs the outbox in a file. One connection a command, closed at its end.
+#[derive(Clone, Debug)]
+pub struct Migrator {
+    config: SqliteConfig,
+}
+
+impl Migrator {
+    /// For the file of the configuration.
+    #[must_use]
+    pub fn new(config: SqliteConfig) -> Self {
+        Self { config }
+    }
+
+    /// What [`Migrator::apply`] would do now. Changes nothing: a file that does not exist is not created.
+    ///
+    /// # Errors
+    /// [`MigrateError`]; also if an applied migration has changed.
+    pub async fn plan(&self) -> Result<Vec<Migration>, MigrateError> {
+        if !self.config.path.exists() {
+            return Ok(MIGRATIONS.to_vec());
+        }
+        self.within("plan migrations", async {
+            let mut connection = connect(&self.config, Missing::Fail).await?;
+            let applied = applied(&mut connection).await.map_err(database("read the applied migrations"))?;
+            close(connection).await;
+            compare(&applied)
+        })
+        .await
+    }
+
+    /// Applies what is missing, creating the file if there is none; nothing if nothing is missing. Several processes may do
+    /// it at once: each migration takes the write lock and looks again. Returns what was applied.
+    ///
+    /// # Errors
+    /// [`MigrateError`]. A migration is applied as a whole or not at all.
+    pub async fn apply(&self) -> Result<Vec<Migration>, MigrateError> {
+        self.within("apply migrations", async {
+            let mut connection = connect(&self.config, Missing::Create).await?;
+            prepare(&mut connection).await?;
+            let mut done = Vec::new();
+            while let Some(migration) = apply_next(&mut connection).await? {
+                done.push(migration);
+            }
+            close(connection).await;
+            Ok(done)
+        })
+        .await
+    }
+
+    /// The version that is installed; `None` if there is no outbox in the file.
+    ///
+    /// # Errors
+    /// [`MigrateError::Database`], [`MigrateError::Deadline`]; also if there is no file.
+    pub async fn installed_version(&self) -> Result<Option<i32>, MigrateError> {
+        const DOING: &str = "read the schema version";
+        self.within(DOING, async {
+            let mut connection = connect(&self.config, Missing::Fail).await?;
+            let version = version_of(&mut connection).await.map_err(database(DOING))?;
+            close(connection).await;
+            Ok(version)
+        })
+        .await
+    }
+
+    async fn within<T>(
+        &self,
+        doing: &'static str,
+        work: impl Future<Output = Result<T, MigrateError>>,
+    ) -> Result<T, MigrateError> {
+        timeout(self.config.deadline, work).await.unwrap_or(Err(MigrateError::Deadline { doing }))
     }
 }
 
-/// Which version is installed in the file; `None` if there is no outbox in it.
-///
-/// # Errors
-/// [`OutboxError::Unavailable`] if the file is not there or cannot be read.
-pub async fn installed_version(config: &SqliteConfig) -> Result<Option<i32>, OutboxError> {
-    const DOING: &str = "read the schema version";
-    let session = Session::default();
-    let mut lent = session.lend(config, DOING, None).await?;
-    let outcome = timeout(lent.deadline(), version_of(lent.connection())).await;
-    let version = lent.finish(DOING, outcome);
-    session.close(config.deadline).await;
-    version
+async fn apply_next(connection: &mut SqliteConnection) -> Result<Option<Migration>, MigrateError> {
+    let mut transaction =
+        connection.begin_with("begin immediate").await.map_err(database("lock the database"))?;
+    let applied = applied(&mut transaction).await.map_err(database("read the applied migrations"))?;
+    let Some(next) = compare(&applied)?.first().copied() else { return Ok(None) };
+    let failed = || database(format!("apply migration {}", next.version));
+    sqlx::raw_sql(next.sql).execute(&mut *transaction).await.map_err(failed())?;
+    sqlx::query(include_str!("sql/migration_applied.sql"))
+        .bind(next.version)
+        .bind(next.checksum())
+        .bind(concat!("outboxd ", env!("CARGO_PKG_VERSION")))
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed())?;
+    transaction.commit().await.map_err(failed())?;
+    Ok(Some(next))
 }
 
 /// Which version is installed.
-pub(crate) async fn version_of(connection: &mut SqliteConnection) -> Result<Option<i32>, Failure> {
+pub(crate) async fn version_of(connection: &mut SqliteConnection) -> Result<Option<i32>, sqlx::Error> {
     let tables: i64 = sqlx::query_scalar(include_str!("sql/table_exists.sql"))
         .bind("outbox_migration")
         .fetch_one(&mut *connection)
@@ -129,56 +208,7 @@ pub(crate) async fn version_of(connection: &mut SqliteConnection) -> Result<Opti
     if tables == 0 {
         return Ok(None);
     }
-    Ok(sqlx::query_scalar(include_str!("sql/installed_version.sql")).fetch_one(connection).await?)
-}
-
-/// What [`migrate`] would apply, in order. The file need not exist, and is not created.
-///
-/// # Errors
-/// [`MigrateError`]; also if an applied migration has changed.
-pub async fn pending(config: &SqliteConfig) -> Result<Vec<Migration>, MigrateError> {
-    const DOING: &str = "read the applied migrations";
-    if !config.path.exists() {
-        return Ok(MIGRATIONS.to_vec());
-    }
-    let mut connection = connect(config, Missing::Fail).await?;
-    let applied = applied(&mut connection).await.map_err(|error| MigrateError::database(DOING, error))?;
-    close(connection).await?;
-    compare(&applied)
-}
-
-/// Brings the outbox to [`VERSION`], creating the file if there is none. Idempotent, and safe to run by several processes
-/// at once: each migration takes the write lock and looks again. Returns what was applied.
-///
-/// # Errors
-/// [`MigrateError`].
-pub async fn migrate(config: &SqliteConfig) -> Result<Vec<Migration>, MigrateError> {
-    let mut connection = connect(config, Missing::Create).await?;
-    prepare(&mut connection).await?;
-    let mut done = Vec::new();
-    loop {
-        let mut transaction = connection
-            .begin_with("begin immediate")
-            .await
-            .map_err(|error| MigrateError::database("lock the database", error))?;
-        let applied = applied(&mut transaction)
-            .await
-            .map_err(|error| MigrateError::database("read the applied migrations", error))?;
-        let Some(next) = compare(&applied)?.first().copied() else { break };
-        let failed = |error| MigrateError::database(format!("apply migration {}", next.version), error);
-        sqlx::raw_sql(next.sql).execute(&mut *transaction).await.map_err(failed)?;
-        sqlx::query("update outbox_migration set checksum = ?2, applied_by = ?3 where version = ?1")
-            .bind(next.version)
-            .bind(next.checksum())
-            .bind(concat!("outboxd ", env!("CARGO_PKG_VERSION")))
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed)?;
-        transaction.commit().await.map_err(failed)?;
-        done.push(next);
-    }
-    close(connection).await?;
-    Ok(done)
+    sqlx::query_scalar(include_str!("sql/installed_version.sql")).fetch_one(connection).await
 }
 
 /// What becomes of a file that does not exist.
@@ -196,23 +226,26 @@ async fn connect(config: &SqliteConfig, missing: Missing) -> Result<SqliteConnec
         .synchronous(sqlx::sqlite::SqliteSynchronous::Full)
         .connect()
         .await
-        .map_err(|error| MigrateError::database("open the database file", error))
+        .map_err(database("open the database file"))
 }
 
-async fn close(connection: SqliteConnection) -> Result<(), MigrateError> {
-    connection.close().await.map_err(|error| MigrateError::database("close the database file", error))
+/// What was done is done, whether or not the connection closes well.
+async fn close(connection: SqliteConnection) {
+    if let Err(error) = connection.close().await {
+        tracing::debug!(target: "outboxd::migrate", %error, "a session did not close well");
+    }
 }
 
 /// The encoding cannot be changed in a file that holds anything, and the journal mode cannot be changed in a transaction.
 async fn prepare(connection: &mut SqliteConnection) -> Result<(), MigrateError> {
-    let failed = |error| MigrateError::database("prepare the database file", error);
+    let failed = || database("prepare the database file");
     let encoding: String =
-        sqlx::query_scalar("pragma encoding").fetch_one(&mut *connection).await.map_err(failed)?;
+        sqlx::query_scalar("pragma encoding").fetch_one(&mut *connection).await.map_err(failed())?;
     if encoding != "UTF-8" {
         return Err(MigrateError::Encoding { encoding });
     }
     let mode: String =
-        sqlx::query_scalar("pragma journal_mode = wal").fetch_one(connection).await.map_err(failed)?;
+        sqlx::query_scalar("pragma journal_mode = wal").fetch_one(connection).await.map_err(failed())?;
     if mode == "wal" { Ok(()) } else { Err(MigrateError::JournalMode { mode }) }
 }
 
@@ -225,9 +258,7 @@ async fn applied(connection: &mut SqliteConnection) -> Result<Vec<(i32, Option<S
     if tables == 0 {
         return Ok(Vec::new());
     }
-    let rows = sqlx::query("select version, checksum from outbox_migration order by version")
-        .fetch_all(connection)
-        .await?;
+    let rows = sqlx::query(include_str!("sql/applied.sql")).fetch_all(connection).await?;
     rows.iter().map(|row| Ok((row.try_get("version")?, row.try_get("checksum")?))).collect()
 }
 
@@ -235,7 +266,7 @@ async fn applied(connection: &mut SqliteConnection) -> Result<Vec<(i32, Option<S
 fn compare(applied: &[(i32, Option<String>)]) -> Result<Vec<Migration>, MigrateError> {
     for (version, checksum) in applied {
         let Some(known) = MIGRATIONS.iter().find(|migration| migration.version == *version) else {
-            return Err(MigrateError::Newer { installed: *version, known: VERSION });
+            return Err(MigrateError::Newer { installed: *version, known: SCHEMA_VERSION });
         };
         if let Some(applied) = checksum
             && *applied != known.checksum()

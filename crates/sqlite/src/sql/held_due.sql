@@ -1,7 +1,8 @@
 -- Held messages that may be published now, in order, at most ?3 of them and ?4 bytes, but at least one.
 -- ?1 topics that cannot be written to, ?2 keys whose followers may go, both as JSON arrays
 -- A message waits for every earlier one of its key that cannot go now, and for one with an attempt charged, because that one
--- is published alone and may fail again. All held messages of a key have the same topic.
+-- is published alone and may fail again. All held messages of a key have the same topic. CROSS JOIN keeps SQLite from walking
+-- all intents to find the few.
 with releasable as materialized (
   select h.seq, h.attempts
   from outbox_held as h
@@ -27,7 +28,7 @@ sized as materialized (
       r.seq, r.attempts,
       coalesce(octet_length(m.payload), 0) + coalesce(octet_length(m.key), 0) + coalesce(octet_length(m.headers), 0) as bytes
     from releasable as r
-    join outbox_message as m on m.seq = r.seq
+    cross join outbox_message as m on m.seq = r.seq
   )
 )
 select
@@ -36,6 +37,6 @@ select
   (julianday('now') - julianday(m.created_at)) * 86400.0 as age_seconds,
   s.attempts
 from sized as s
-join outbox_message as m on m.seq = s.seq
+cross join outbox_message as m on m.seq = s.seq
 where s.bytes_so_far <= ?4 or s.bytes_so_far = s.bytes
-order by m.seq
+order by s.seq

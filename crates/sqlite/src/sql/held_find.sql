@@ -6,7 +6,7 @@ select
     (select e.id from outbox_held as e where e.key_hash = h.key_hash order by e.seq limit 1),
     h.id) as head
 from outbox_held as h
-join outbox_message as m on m.seq = h.seq
+cross join outbox_message as m on m.seq = h.seq
 where h.id = ?1
 order by h.seq
 limit 1

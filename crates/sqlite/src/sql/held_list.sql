@@ -10,7 +10,7 @@ from (
     partition by key_hash order by seq rows between 1 following and unbounded following) as followers
   from outbox_held
 ) as h
-join outbox_message as m on m.seq = h.seq
+cross join outbox_message as m on m.seq = h.seq
 where (?1 is null or h.id = ?1)
   and (?2 is null or h.topic = ?2)
   and (?3 is null or h.state = ?3)

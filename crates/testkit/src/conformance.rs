@@ -1,0 +1,421 @@
+//! What every outbox promises, whatever database it is in.
+//!
+//! A case is an async function named after its claim; it gets a [`Harness`] around a fresh outbox. [`Operated`] adds what
+//! operators ask, and what only a real database can show. [`outbox_conformance!`](crate::outbox_conformance) and
+//! [`operator_conformance!`](crate::operator_conformance) turn the cases into tests:
+//!
+//! ```ignore
+//! mod sqlite {
+//!     outboxd_testkit::outbox_conformance!(SqliteHarness::create());
+//!     outboxd_testkit::operator_conformance!(SqliteHarness::create());
+//! }
+//! ```
+//!
+//! Cases say nothing of sessions, locks or statements: those are tested beside each adapter.
+
+use std::future::Future;
+use std::time::Duration;
+
+use outboxd_core::{Cursor, Hold, HoldReason, HoldState, KeyHash, Message, Page, Receipt, ReceiptEntry, Seq};
+use outboxd_engine::{Operate, Outbox, PageLimit, ReadPage, ReleaseQuery, Settlement, Start, Term};
+use uuid::Uuid;
+
+pub mod leading;
+
+pub mod reading;
+
+pub mod settling;
+
+pub mod holding;
+
+pub mod counting;
+
+pub mod purging;
+
+pub mod operating;
+
+/// What the application writes.
+#[derive(Clone, Debug, Default)]
+pub struct Intent {
+    /// Topic.
+    pub topic: String,
+    /// Key.
+    pub key: Option<String>,
+    /// Payload.
+    pub payload: Option<Vec<u8>>,
+    /// Headers; the order is the database's.
+    pub headers: Vec<(String, String)>,
+    /// Explicit partition.
+    pub partition: Option<i32>,
+    /// Media type.
+    pub content_type: Option<String>,
+    /// Correlation id; `None`: the database makes one.
+    pub correlation_id: Option<String>,
+    /// Causation id.
+    pub causation_id: Option<String>,
+    /// Trace context.
+    pub traceparent: Option<String>,
+    /// Trace state.
+    pub tracestate: Option<String>,
+}
+
+impl Intent {
+    /// An intent with a key.
+    #[must_use]
+    pub fn keyed(topic: &str, key: &str, payload: impl Into<Vec<u8>>) -> Self {
+        Self { topic: topic.into(), key: Some(key.into()), payload: Some(payload.into()), ..Self::default() }
+    }
+
+    /// `count` intents of topic "orders", each with a key and payload of its own.
+    #[must_use]
+    pub fn several(count: usize) -> Vec<Self> {
+        (0..count).map(|nth| Self::keyed("orders", &format!("key-{nth}"), format!("payload-{nth}"))).collect()
+    }
+}
+
+/// An outbox under test, as the application, the operator and the passing of time see it. Its methods panic when the
+/// database does not do as it is told.
+pub trait Harness {
+    /// The adapter.
+    type Outbox: Outbox;
+    /// A transaction that was begun and has inserted.
+    type Open;
+
+    /// Another relay of the same outbox.
+    fn relay(&self) -> Self::Outbox;
+
+    /// Inserts in one transaction and commits. Returns the places, in the order of the intents.
+    fn commit(&self, intents: &[Intent]) -> impl Future<Output = Vec<Seq>>;
+
+    /// Inserts in one transaction and rolls it back.
+    fn roll_back(&self, intents: &[Intent]) -> impl Future<Output = ()>;
+
+    /// Inserts in a transaction that stays open while others commit; `None` if the database has a single writer.
+    fn open(&self, intents: &[Intent]) -> impl Future<Output = Option<(Self::Open, Vec<Seq>)>>;
+
+    /// Commits an open transaction.
+    fn commit_open(&self, open: Self::Open) -> impl Future<Output = ()>;
+
+    /// Makes everything that is stored older: intents, receipts, holds and when they are due. Leadership is left alone.
+    fn age(&self, by: Duration) -> impl Future<Output = ()>;
+
+    /// Does to the cursor row what another leader does when it begins, while the sessions of the present one live on.
+    fn fence(&self) -> impl Future<Output = ()>;
+
+    /// The process of this relay ends without a word, and its lead lapses.
+    fn vanish(&self, relay: Self::Outbox) -> impl Future<Output = ()>;
+
+    /// An operator makes a held message due.
+    fn retry(&self, seq: Seq) -> impl Future<Output = ()>;
+
+    /// An operator discards a held message.
+    fn discard(&self, seq: Seq) -> impl Future<Output = ()>;
+
+    /// The stored cursor.
+    fn cursor(&self) -> impl Future<Output = Cursor>;
+
+    /// Every stored receipt, unpacked, ascending by `seq`.
+    fn receipts(&self) -> impl Future<Output = Vec<ReceiptEntry>>;
+
+    /// Every held message as (place, state, reason, attempts), ascending by place.
+    fn held(&self) -> impl Future<Output = Vec<(Seq, HoldState, HoldReason, u32)>>;
+
+    /// The places of all intents in the table, ascending.
+    fn intents(&self) -> impl Future<Output = Vec<Seq>>;
+}
+
+/// A line of the audit: (kind, message id, who, why).
+pub type Audited = (String, Uuid, String, String);
+
+/// An outbox that operators can ask, in a real database.
+pub trait Operated: Harness {
+    /// The adapter's other half.
+    type Operator: Operate;
+
+    /// An operator of the same outbox.
+    fn operator(&self) -> Self::Operator;
+
+    /// The audit, oldest first.
+    fn audit(&self) -> impl Future<Output = Vec<Audited>>;
+}
+
+/// A limit that no case reaches by bytes.
+pub(crate) fn messages(messages: u32) -> PageLimit {
+    PageLimit { messages, bytes: 1 << 30 }
+}
+
+/// A relay that leads, and where it starts.
+pub(crate) async fn leading<H: Harness>(harness: &H) -> (H::Outbox, Term, Start) {
+    let relay = harness.relay();
+    let (term, start) = lead(&relay).await;
+    (relay, term, start)
+}
+
+pub(crate) async fn lead<O: Outbox>(relay: &O) -> (Term, Start) {
+    let term = relay.lead().await.expect("lead").expect("nobody else leads");
+    let start = relay.start(term).await.expect("start");
+    (term, start)
+}
+
+pub(crate) async fn read<O: Outbox>(relay: &O, from: &Cursor, limit: PageLimit) -> ReadPage {
+    let page = relay.read(from, limit).await.expect("read a page");
+    if let Some(mark) = page.mark {
+        relay.durable(mark).await.expect("what was read becomes durable");
+    }
+    page
+}
+
+/// Reads pages until one is empty. Returns the messages and the cursor behind them.
+pub(crate) async fn read_all<O: Outbox>(
+    relay: &O,
+    from: &Cursor,
+    limit: PageLimit,
+) -> (Vec<Message>, Cursor) {
+    let (mut messages, mut from) = (Vec::new(), from.clone());
+    for _ in 0..1_000 {
+        let ReadPage { page, more, .. } = read(relay, &from, limit).await;
+        from = page.cursor_after();
+        if page.messages.is_empty() && from.catch_up.is_none() {
+            assert!(!more, "an empty page says that there is more");
+            return (messages, from);
+        }
+        messages.extend(page.messages);
+    }
+    panic!("1,000 pages and still no empty one: {} messages", messages.len());
+}
+
+pub(crate) fn seqs(messages: &[Message]) -> Vec<Seq> {
+    messages.iter().map(|message| message.seq).collect()
+}
+
+/// Receipts for messages, at offsets that tell them apart.
+pub(crate) fn receipts(messages: &[Message]) -> Vec<ReceiptEntry> {
+    messages
+        .iter()
+        .map(|message| ReceiptEntry {
+            seq: message.seq,
+            topic: message.topic.clone(),
+            receipt: Receipt { partition: i32::from(message.seq.0 % 2 == 0), offset: 1_000 + message.seq.0 },
+            acknowledged_ms_before: 7,
+        })
+        .collect()
+}
+
+/// A settlement that moves the cursor and says nothing of any message.
+pub(crate) fn moving(term: Term, before: &Cursor, after: &Cursor) -> Settlement {
+    Settlement {
+        term,
+        before: before.clone(),
+        after: after.clone(),
+        receipts: Vec::new(),
+        receipts_out_of_order: Vec::new(),
+        holds: Vec::new(),
+        released: Vec::new(),
+    }
+}
+
+/// A settlement of a whole page: every message was acknowledged.
+pub(crate) fn dispatching(term: Term, before: &Cursor, page: &Page) -> Settlement {
+    let (late, rest) = page.messages.split_at(page.late);
+    Settlement {
+        receipts: receipts(rest),
+        receipts_out_of_order: receipts(late),
+        ..moving(term, before, &page.cursor_after())
+    }
+}
+
+/// A message to be set aside, due at once if it is due by itself.
+pub(crate) fn hold(message: &Message, state: HoldState, attempts: u32) -> Hold {
+    let reason = match state {
+        HoldState::Retry => HoldReason::UnknownError,
+        HoldState::Topic => HoldReason::TopicUnknown,
+        HoldState::Behind => HoldReason::Behind,
+        HoldState::Parked => HoldReason::InvalidRecord,
+    };
+    Hold {
+        seq: message.seq,
+        topic: message.topic.clone(),
+        key_hash: KeyHash::of(message),
+        state,
+        reason,
+        error: (state != HoldState::Behind).then(|| format!("refused after {attempts} attempts")),
+        attempts,
+        due_in: Duration::ZERO,
+    }
+}
+
+/// A leader that has set aside one message for each (topic, key, state, attempts).
+pub(crate) struct Holding<O> {
+    pub(crate) relay: O,
+    pub(crate) term: Term,
+    pub(crate) cursor: Cursor,
+    pub(crate) messages: Vec<Message>,
+}
+
+impl<O: Outbox> Holding<O> {
+    pub(crate) async fn new<H: Harness<Outbox = O>>(
+        harness: &H,
+        held: &[(&str, &str, HoldState, u32)],
+    ) -> Self {
+        let intents: Vec<Intent> =
+            held.iter().map(|(topic, key, ..)| Intent::keyed(topic, key, "held")).collect();
+        harness.commit(&intents).await;
+        let (relay, term, start) = leading(harness).await;
+        let (messages, cursor) = read_all(&relay, &start.cursor, self::messages(1_000)).await;
+        let holds = messages
+            .iter()
+            .zip(held)
+            .map(|(message, (_, _, state, attempts))| hold(message, *state, *attempts))
+            .collect();
+        relay
+            .settle(Settlement { holds, ..moving(term, &start.cursor, &cursor) })
+            .await
+            .expect("settle the holds");
+        Self { relay, term, cursor, messages }
+    }
+
+    /// A settlement that leaves the cursor where it is.
+    pub(crate) async fn settle(&self, holds: Vec<Hold>, released: Vec<Seq>) {
+        self.relay
+            .settle(Settlement { holds, released, ..moving(self.term, &self.cursor, &self.cursor) })
+            .await
+            .expect("settle held messages");
+    }
+
+    /// Indices of the messages that may be published now.
+    pub(crate) async fn due(&self, topics_held: &[&str], unblocked: &[KeyHash]) -> Vec<usize> {
+        let query = ReleaseQuery {
+            topics_held: topics_held.iter().map(|topic| (*topic).to_owned()).collect(),
+            unblocked: unblocked.to_vec(),
+            limit: self::messages(1_000),
+        };
+        let (due, _) = self.relay.due(&query, i64::MAX).await.expect("read held messages");
+        due.iter().map(|due| self.index(due.message.seq)).collect()
+    }
+
+    pub(crate) fn index(&self, seq: Seq) -> usize {
+        self.messages.iter().position(|message| message.seq == seq).expect("one of the held messages")
+    }
+
+    pub(crate) fn key(&self, index: usize) -> KeyHash {
+        KeyHash::of(&self.messages[index]).expect("it has a key")
+    }
+}
+
+/// Makes a test of every case that needs only the loop's port. The expression makes a harness around a fresh outbox.
+#[macro_export]
+macro_rules! outbox_conformance {
+    ($make:expr) => {
+        $crate::conformance_cases! { $make;
+            leading::a_second_relay_does_not_lead,
+            leading::stepping_down_lets_another_relay_lead_at_once,
+            leading::a_relay_that_vanishes_is_replaced,
+            leading::every_lead_has_a_higher_epoch_and_another_nonce,
+            leading::a_fenced_term_cannot_settle_or_keep_or_start,
+            leading::a_term_that_was_given_back_cannot_settle,
+            leading::a_new_leader_starts_from_the_settled_cursor_and_the_held_keys,
+            reading::pages_are_read_in_order_and_nothing_is_left_out,
+            reading::a_page_ends_at_its_limit_of_messages,
+            reading::a_page_ends_at_its_limit_of_bytes,
+            reading::a_page_holds_one_message_however_large,
+            reading::an_outbox_without_messages_gives_an_empty_page,
+            reading::rolled_back_intents_never_appear,
+            reading::a_page_can_be_read_again_from_the_same_cursor,
+            reading::a_message_that_was_overtaken_comes_as_a_late_one,
+            reading::a_catch_up_reads_every_late_message_once,
+            reading::a_catch_up_that_was_settled_half_way_resumes_there,
+            settling::settling_moves_the_cursor_and_stores_the_receipts,
+            settling::settling_inside_a_page_resumes_exactly_there,
+            settling::settling_from_another_cursor_is_refused_and_stores_nothing,
+            settling::receipts_of_released_messages_are_stored_without_moving_the_cursor,
+            settling::settlements_follow_one_another,
+            holding::a_hold_is_counted_for_its_key,
+            holding::a_hold_that_fails_again_is_updated,
+            holding::a_released_message_is_held_no_longer,
+            holding::a_retry_is_due_when_its_time_has_come,
+            holding::messages_of_a_topic_that_cannot_be_written_to_stay,
+            holding::a_parked_message_keeps_its_followers_back,
+            holding::a_retry_that_is_not_due_keeps_its_followers_back,
+            holding::an_attempt_charged_keeps_the_followers_back,
+            holding::a_key_whose_messages_are_all_behind_is_unblocked,
+            holding::followers_of_an_unblocked_key_go_in_order,
+            holding::keys_do_not_wait_for_one_another,
+            holding::messages_without_a_key_wait_for_nobody,
+            holding::due_messages_come_in_order_and_within_the_limit,
+            holding::a_retry_by_an_operator_makes_a_parked_message_due,
+            holding::a_discard_by_an_operator_lets_the_next_of_the_key_go,
+            holding::a_discarded_follower_leaves_its_head_parked,
+            holding::the_counts_come_again_after_an_operator_has_acted,
+            counting::the_backlog_is_what_is_neither_dispatched_nor_held,
+            counting::the_backlog_is_as_old_as_its_oldest_message,
+            counting::a_held_message_keeps_the_backlog_old,
+            counting::a_standby_can_measure_the_backlog,
+            purging::purge_deletes_what_is_dispatched_and_old,
+            purging::purge_never_deletes_what_is_undelivered,
+            purging::purge_never_deletes_what_is_held,
+            purging::purge_never_deletes_a_late_message_below_the_cursor,
+            purging::purge_goes_in_small_steps,
+            purging::new_messages_are_read_after_everything_was_purged,
+        }
+    };
+}
+
+/// Makes a test of every case that needs an operator or a real database.
+#[macro_export]
+macro_rules! operator_conformance {
+    ($make:expr) => {
+        $crate::conformance_cases! { $make;
+            reading::a_message_is_read_exactly_as_it_was_written,
+            operating::an_operator_sees_what_is_held_and_why,
+            operating::held_messages_can_be_filtered,
+            operating::the_last_ten_failures_are_kept,
+            operating::what_an_operator_did_is_kept_in_the_audit,
+            operating::a_follower_is_never_retried_before_its_head,
+            operating::what_is_not_held_cannot_be_retried_or_discarded,
+            operating::a_discarded_message_stays_discarded,
+            operating::the_status_tells_leader_cursor_and_backlog,
+            operating::nothing_is_wrong_with_a_fresh_outbox,
+        }
+    };
+}
+
+/// Makes a test of each case.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! conformance_cases {
+    ($make:expr; $($module:ident::$case:ident,)*) => {
+        $(
+            #[tokio::test]
+            async fn $case() {
+                let harness = $make.await;
+                $crate::conformance::$module::$case(&harness).await;
+            }
+        )*
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_case_is_in_a_list() {
+        let lists = include_str!("conformance.rs");
+        let modules = [
+            ("leading", include_str!("conformance/leading.rs")),
+            ("reading", include_str!("conformance/reading.rs")),
+            ("settling", include_str!("conformance/settling.rs")),
+            ("holding", include_str!("conformance/holding.rs")),
+            ("counting", include_str!("conformance/counting.rs")),
+            ("purging", include_str!("conformance/purging.rs")),
+            ("operating", include_str!("conformance/operating.rs")),
+        ];
+        for (module, source) in modules {
+            let cases = source.split("pub async fn ").skip(1).filter_map(|rest| rest.split('<').next());
+            for case in cases {
+                assert!(
+                    lists.contains(&format!("            {module}::{case},")),
+                    "{module}::{case} is in no list"
+                );
+            }
+        }
+    }
+}
