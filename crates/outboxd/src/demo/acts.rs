@@ -28,7 +28,7 @@ pub(crate) async fn perform(
     plan: &Plan,
     screen: &Screen,
 ) -> anyhow::Result<Vec<String>> {
-    usual(stage, players, &plan.usual, screen).await?;
+    usual(stage, players, plan, screen).await?;
     killed(stage, players, &plan.killed, screen).await?;
     if !stage.commands_the_broker() {
         screen.act("Acts 3 and 4 are left out");
@@ -47,21 +47,19 @@ fn trading_time(transactions: &[Transaction]) -> Duration {
 }
 
 /// Trades, and waits until everything has had its effect.
-async fn usual(
-    stage: &mut Stage,
-    players: &mut Players,
-    transactions: &[Transaction],
-    screen: &Screen,
-) -> anyhow::Result<()> {
+async fn usual(stage: &mut Stage, players: &mut Players, plan: &Plan, screen: &Screen) -> anyhow::Result<()> {
     screen.act("Act 1  Business as usual");
     screen.say(
         "Every order and its intents are written in one transaction. One transaction in ten is rolled back.",
     );
     let Players { shop, watch } = players;
     let (till, before) = (shop.till(), watch.now().await?);
-    let goal = before.outbox.intents + committed_intents(transactions);
+    let goal = plan.first.step.intents() + committed_intents(&plan.usual);
     let mut progress = screen.progress(&before, goal);
-    let trading = shop.trade(transactions, trading_time(transactions));
+    // The first order pays for every connection that is opened; it is not what usual is.
+    shop.carry_out(&plan.first).await?;
+    let opened = stage.until(watch, &mut progress, "publish the first order", Now::at_rest).await?;
+    let trading = shop.trade(&plan.usual, trading_time(&plan.usual));
     let watching = stage.until(watch, &mut progress, "publish every order", |now| {
         now.outbox.intents == goal && now.at_rest()
     });
@@ -73,7 +71,7 @@ async fn usual(
         grouped(till.rolled_back()),
         counted(now.outbox.intents, "intent"),
     ));
-    if let Some((median, slow)) = watch.consumer.lag_ms().await? {
+    if let Some((median, slow)) = watch.consumer.lag_ms(opened.consumed).await? {
         screen.held_true(&format!(
             "from the INSERT to Kafka: half of them within {median} ms, 99 of 100 within {slow} ms"
         ));
@@ -102,25 +100,30 @@ async fn killed(
         let mut progress = screen.progress(&before, goal);
         for nth in 1..=KILLS {
             let due = before.outbox.intents + planned * nth / (KILLS + 1);
+            let started = watch.now().await?.consumed;
             let caught = |now: &Now| {
-                // With little trade it may never be caught in the act; it is killed all the same.
+                // This relay has published something, and not all of it is settled.
+                let at_work = now.consumed.records() > started.records() && now.unsettled() > 0;
+                // With little trade it may never be caught at it; it is killed all the same.
                 let too_late = now.outbox.intents == goal && now.at_rest();
-                now.outbox.intents >= due && now.unsettled() > 0 || too_late
+                now.outbox.intents >= due && at_work || too_late
             };
             let now =
                 stage.until(watch, &mut progress, "catch the relay with unsettled records", caught).await?;
             let pid = stage.kill_relay().await?;
             screen.strike(&format!(
-                "kill -9 {pid}: {} in Kafka and not settled",
+                "kill -9 {pid}: at least {} in Kafka and not settled",
                 counted(now.unsettled(), "record"),
             ));
-            stage.start_relay(watch).await?;
+            let (next, took) = stage.start_relay(watch).await?;
+            screen.say(&format!("  process {next} leads after {:.1} s", took.as_secs_f64()));
         }
         let everything = |now: &Now| now.outbox.intents == goal && now.at_rest();
         stage.until(watch, &mut progress, "publish every order", everything).await
     };
     let ((), now) = tokio::try_join!(trading, killing)?;
-    let repeated = now.consumed.duplicates - before.consumed.duplicates;
+    stage.caught_up(&mut watch.consumer).await?;
+    let repeated = watch.consumer.consumed().duplicates - before.consumed.duplicates;
     screen.held_true(&format!(
         "{}, as many effects: {} came and {} absorbed",
         counted(now.outbox.intents, "intent"),

@@ -13,7 +13,12 @@
 //!   consumer absorbs it like any other duplicate.
 //! - It keeps 5 MB of a partition, or 100,000 *batches*, and drops the oldest without a word but for the low watermark:
 //!   700 records of 10 kB were acknowledged, and 502 of them were there. [`Written::dropped`] looks.
+//! - The sockets that it accepts are inherited by the children of its process, so `go_down` does not reach a client that
+//!   connected before a relay was started: nobody answers it, and the connection stays open. The consumer gives such a
+//!   connection up after `socket.timeout.ms`; with librdkafka's usual 20 s or 60 s it was that much later than the relay.
 //! - Asking for a topic does not create it for a client with `allow.auto.create.topics=false`.
+//! - It names a controller that does not exist, so a request for a topic's configuration runs into its timeout: a relay
+//!   takes two seconds longer until it publishes its first message than with a real broker.
 
 use std::time::Duration;
 
@@ -56,7 +61,10 @@ impl Broker {
     pub(crate) fn in_process() -> anyhow::Result<Self> {
         let mock = MockBroker::start()?;
         let topics = Topics { orders: "orders".to_owned(), payments: "payments".to_owned() };
-        Ok(Self { kafka: KafkaConfig::new(mock.bootstrap_servers()), topics, mock: Some(mock) })
+        let mut kafka = KafkaConfig::new(mock.bootstrap_servers());
+        // For the consumer, whose connections the relays inherit: see above.
+        kafka.properties.insert("socket.timeout.ms".to_owned(), "1500".to_owned());
+        Ok(Self { kafka, topics, mock: Some(mock) })
     }
 
     /// Somebody's servers; `run` keeps the topics apart from all others.

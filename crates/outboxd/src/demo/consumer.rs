@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use outboxd_kafka::{KafkaConfig, ReadRecord, RecordReader};
@@ -17,6 +18,12 @@ use uuid::Uuid;
 
 use super::tally::{Delivery, Place};
 
+/// Failed reads in a row after which the consumer gives up: a minute.
+const FAILURES_MAX: u32 = 600;
+
+/// Between a failed read and the next.
+const FAILURE_PAUSE: Duration = Duration::from_millis(100);
+
 const TABLES: &str = "
 create table claimed (id text primary key) without rowid;
 create table effect (
@@ -24,7 +31,7 @@ create table effect (
   at text not null default (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')));
 create table delivery (
   topic text not null, partition integer not null, offset integer not null, id text not null,
-  correlation_id text not null, first integer not null, lag_ms integer,
+  correlation_id text not null, first integer not null, lag_ms integer not null,
   at text not null default (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
   primary key (topic, partition, offset));
 create index delivery_correlation_id on delivery (correlation_id);
@@ -152,11 +159,12 @@ impl Consumer {
     }
 
     /// From the insert of an intent to the moment in which its first copy was published: the median and the 99th
-    /// percentile of the records so far, in milliseconds.
-    pub(crate) async fn lag_ms(&self) -> anyhow::Result<Option<(i64, i64)>> {
+    /// percentile of the records since then, in milliseconds.
+    pub(crate) async fn lag_ms(&self, since: Consumed) -> anyhow::Result<Option<(i64, i64)>> {
         let mut database = connect(&self.path, false).await?;
         let lags: Vec<(i64,)> =
-            sqlx::query_as("select lag_ms from delivery where first and lag_ms is not null order by lag_ms")
+            sqlx::query_as("select lag_ms from delivery where first and rowid > ?1 order by lag_ms")
+                .bind(i64::try_from(since.records())?)
                 .fetch_all(&mut database)
                 .await?;
         database.close().await?;
@@ -176,7 +184,7 @@ async fn connect(path: &Path, create: bool) -> anyhow::Result<SqliteConnection> 
         .create_if_missing(create)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Normal)
-        .busy_timeout(std::time::Duration::from_secs(10))
+        .busy_timeout(Duration::from_secs(10))
         .disable_statement_logging()
         .connect()
         .await
@@ -188,8 +196,19 @@ async fn consume(
     mut database: SqliteConnection,
     counts: Arc<Counts>,
 ) -> anyhow::Result<()> {
+    let mut failures = 0;
     loop {
-        let record = reader.next().await?;
+        let record = match reader.next().await {
+            Ok(record) => record,
+            // A broker that is away makes itself heard more than once; the reader goes on where it was.
+            Err(error) if failures >= FAILURES_MAX => return Err(error.into()),
+            Err(_) => {
+                failures += 1;
+                tokio::time::sleep(FAILURE_PAUSE).await;
+                continue;
+            }
+        };
+        failures = 0;
         let count = if handle(&mut database, &record).await? { &counts.effects } else { &counts.duplicates };
         count.fetch_add(1, Ordering::Release);
     }
@@ -225,7 +244,7 @@ async fn handle(database: &mut SqliteConnection, record: &ReadRecord) -> anyhow:
     .bind(id)
     .bind(correlation_id)
     .bind(first)
-    .bind(lag_ms(record))
+    .bind(lag_ms(record).context("a record without the time of its intent")?)
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await?;

@@ -51,6 +51,8 @@ pub(crate) enum Ending {
 /// What the shop does in each act.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
+    /// The first order, which finds every connection closed.
+    pub(crate) first: Transaction,
     /// Business as usual.
     pub(crate) usual: Vec<Transaction>,
     /// While the relay is killed.
@@ -71,11 +73,12 @@ impl Plan {
     /// What so many orders do with this seed.
     pub(crate) fn new(orders: u32, seed: u64) -> Self {
         let mut shop = Planner { rng: StdRng::seed_from_u64(seed), next: 1, open: Vec::new() };
+        let first = shop.place(Ending::Commit);
         let [usual, killed, away, others] = SHARES.map(|share| shop.trade((orders * share / 100).max(1)));
         let placed = shop.place(Ending::Commit);
         let later = |step| Transaction { order: placed.order, step, ending: Ending::Commit };
         let (poison, followers) = (later(Step::Pay), vec![later(Step::Ship), later(Step::Deliver)]);
-        Self { usual, killed, away, placed, poison, followers, others }
+        Self { first, usual, killed, away, placed, poison, followers, others }
     }
 }
 
@@ -152,7 +155,8 @@ mod tests {
         let plan = Plan::new(2_000, 1);
         let mut placed = HashSet::new();
         let last = vec![plan.placed, plan.poison];
-        let all = [plan.usual, plan.killed, plan.away, plan.others, last, plan.followers].concat();
+        let all = [vec![plan.first], plan.usual, plan.killed, plan.away, plan.others, last, plan.followers]
+            .concat();
         for transaction in &all {
             let (order, ending) = (transaction.order, transaction.ending);
             match transaction.step {

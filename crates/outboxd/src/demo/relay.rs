@@ -77,6 +77,8 @@ pub(crate) struct LogLine {
     pub(crate) target: String,
     /// What it says.
     pub(crate) message: String,
+    /// The part of librdkafka that says it.
+    pub(crate) facility: Option<String>,
 }
 
 /// A running relay.

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::Options;
 use super::books::{Books, Glance};
-use super::broker::Broker;
+use super::broker::{Broker, Written};
 use super::consumer::{Consumed, Consumer};
 use super::database::Database;
 use super::relay::{Launch, Relay};
@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The relay settles four times a second instead of forty, so that a kill leaves something to repeat; a lease, an outage
 /// and a back-off are shorter, because nobody wants to wait for them in a demo.
-const SETTINGS: [(&str, &str); 8] = [
+const SETTINGS: [(&str, &str); 9] = [
     ("OUTBOXD__RELAY__SETTLE_EVERY_MS", "250"),
     ("OUTBOXD__RELAY__LEAD_SESSION_MS", "1000"),
     ("OUTBOXD__RELAY__STANDBY_POLL_MS", "100"),
@@ -36,6 +36,7 @@ const SETTINGS: [(&str, &str); 8] = [
     ("OUTBOXD__SHUTDOWN__GRACE_MS", "8000"),
     ("OUTBOXD__HTTP__LISTEN", "127.0.0.1:0"),
     ("OUTBOXD__LOG__FORMAT", "json"),
+    ("OUTBOXD__LOG__FILTER", "info,outboxd=debug"),
 ];
 
 /// What exists as long as the story is told, and is put away when it ends, whichever way.
@@ -49,6 +50,8 @@ pub(crate) struct Stage {
     directory: tempfile::TempDir,
     relay: Option<Relay>,
     relays: u32,
+    /// What the relay's log said last on the screen.
+    told_last: String,
     installed: bool,
 }
 
@@ -153,7 +156,16 @@ impl Stage {
             },
             directory: (!on_servers).then(|| directory.path().to_owned()),
         };
-        Ok(Self { broker, launch, database, directory, relay: None, relays: 0, installed: false })
+        Ok(Self {
+            broker,
+            launch,
+            database,
+            directory,
+            relay: None,
+            relays: 0,
+            told_last: String::new(),
+            installed: false,
+        })
     }
 
     /// Installs the outbox, creates the topics, starts relay and consumer, opens the shop.
@@ -167,8 +179,7 @@ impl Stage {
         let shop = Shop::open(&self.database, topics).await?;
         screen.fact("database", &self.database.shown());
         screen.fact("broker", &self.broker.shown());
-        self.start_relay(&mut watch).await?;
-        let pid = self.relay.as_ref().map(|relay| relay.pid).unwrap_or_default();
+        let (pid, _) = self.start_relay(&mut watch).await?;
         screen.fact("relay", &format!("outboxd run, process {pid}: a child process that this one may kill"));
         screen.fact("consumer", "keeps the ids that it has handled, and claims an id before it acts");
         Ok(Players { shop, watch })
@@ -179,12 +190,15 @@ impl Stage {
         self.broker.mock.is_some()
     }
 
-    /// Starts a relay and waits until it leads.
-    pub(crate) async fn start_relay(&mut self, watch: &mut Watch) -> anyhow::Result<()> {
+    /// Starts a relay and waits until it leads: its process id, and how long that took.
+    pub(crate) async fn start_relay(&mut self, watch: &mut Watch) -> anyhow::Result<(u32, Duration)> {
         self.relays += 1;
         let instance = format!("demo-{}", self.relays);
-        self.relay = Some(Relay::start(&self.launch, &instance, &self.log()).await?);
-        let leads = Instant::now() + PATIENCE;
+        let began = Instant::now();
+        let relay = Relay::start(&self.launch, &instance, &self.log()).await?;
+        let pid = relay.pid;
+        self.relay = Some(relay);
+        let leads = began + PATIENCE;
         while watch.now().await?.outbox.relay.as_deref() != Some(&instance) {
             self.check_relay()?;
             if Instant::now() > leads {
@@ -192,7 +206,7 @@ impl Stage {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        Ok(())
+        Ok((pid, began.elapsed()))
     }
 
     /// Kills the relay with SIGKILL; its process id.
@@ -241,14 +255,29 @@ impl Stage {
     fn tell_log(&mut self, progress: &Progress<'_>) {
         const STAGES: [&str; 4] = ["outboxd::lead", "outboxd::publish", "outboxd::held", "outboxd::drain"];
         for line in self.relay.as_mut().map(Relay::logged).unwrap_or_default() {
-            if line.level == "WARN" || line.level == "ERROR" || STAGES.contains(&line.target.as_str()) {
-                progress.screen().relay(&line);
+            let daily = line.level == "DEBUG" || !STAGES.contains(&line.target.as_str());
+            // librdkafka's own lines say at length what the relay's say in short.
+            if daily || line.facility.is_some() || line.message == self.told_last {
+                continue;
             }
+            progress.screen().relay(&line);
+            self.told_last = line.message;
         }
     }
 
     fn log(&self) -> PathBuf {
         self.directory.path().join("relay.log")
+    }
+
+    /// Waits until the consumer has read everything that the broker has, duplicates too, or for long enough.
+    pub(crate) async fn caught_up(&self, consumer: &mut Consumer) -> anyhow::Result<Written> {
+        let written = self.broker.written().await?;
+        let patience = Instant::now() + PATIENCE;
+        while consumer.consumed().records() < written.records && Instant::now() < patience {
+            consumer.check()?;
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(written)
     }
 
     /// Ends the relay in order, adds everything up, shows it.
@@ -265,13 +294,8 @@ impl Stage {
                 broken.push(format!("the relay did not drain: {status}"));
             }
         }
-        let written = self.broker.written().await?;
-        let patience = Instant::now() + PATIENCE;
         let Watch { books, consumer } = &mut players.watch;
-        while consumer.consumed().records() < written.records && Instant::now() < patience {
-            consumer.check()?;
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+        let written = self.caught_up(consumer).await?;
         let (deliveries, effects) = consumer.account().await?;
         let (orders, retried) = books.orders_and_retried().await?;
         let receipts = books.receipts().await?;
