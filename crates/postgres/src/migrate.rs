@@ -3,6 +3,8 @@
 //! We are a guest in somebody's database: everything stands in one schema, the bookkeeping is a table of ours in it, and the
 //! files work with any other tool too, which is why each records itself. What only this module adds is the checksum.
 //!
+//! Statements are not kept prepared, so that this also works through a proxy that pools by transaction.
+//!
 //! Each file is applied in a transaction of its own that first takes an advisory lock and then looks again at what was
 //! applied: two migrates at the same time do the work once.
 
@@ -260,6 +262,7 @@ impl Migrator {
     async fn apply_next(&self, connection: &mut PgConnection) -> Result<Option<Pending>, MigrateError> {
         let mut transaction = connection.begin().await.map_err(database("begin"))?;
         sqlx::query(render(include_str!("sql/migrate_lock.sql"), &self.schema))
+            .persistent(false)
             .execute(&mut *transaction)
             .await
             .map_err(database("wait for another migrate"))?;
@@ -267,12 +270,14 @@ impl Migrator {
             return Ok(None);
         };
         sqlx::query(include_str!("sql/migrate_settings.sql"))
+            .persistent(false)
             .execute(&mut *transaction)
             .await
             .map_err(database("set up session"))?;
         let doing = format!("apply migration {} ({})", next.version, next.name);
         sqlx::raw_sql(next.sql.clone()).execute(&mut *transaction).await.map_err(database(&doing))?;
         sqlx::query(render(include_str!("sql/migrate_checksum.sql"), &self.schema))
+            .persistent(false)
             .bind(next.version)
             .bind(known(next.version).map(Migration::checksum))
             .execute(&mut *transaction)
@@ -285,6 +290,7 @@ impl Migrator {
     /// Verifies what was applied and returns what was not.
     async fn pending(&self, connection: &mut PgConnection) -> Result<Vec<Pending>, MigrateError> {
         let server = sqlx::query(include_str!("sql/migrate_server.sql"))
+            .persistent(false)
             .fetch_one(&mut *connection)
             .await
             .map_err(database("read server version"))?;
@@ -394,6 +400,7 @@ async fn applied(
     schema: &SchemaName,
 ) -> Result<Option<Vec<Applied>>, MigrateError> {
     let installed: bool = sqlx::query_scalar(render(include_str!("sql/migrate_installed.sql"), schema))
+        .persistent(false)
         .fetch_one(&mut *connection)
         .await
         .map_err(database("look for the outbox"))?;
@@ -401,6 +408,7 @@ async fn applied(
         return Ok(None);
     }
     let rows = sqlx::query(render(include_str!("sql/migrate_applied.sql"), schema))
+        .persistent(false)
         .fetch_all(&mut *connection)
         .await
         .map_err(database("read applied migrations"))?;
@@ -411,6 +419,7 @@ async fn applied(
 async fn refuse_missing_roles(connection: &mut PgConnection, roles: &GrantRoles) -> Result<(), MigrateError> {
     let names: Vec<&str> = roles.parts().map(|(_, role)| role.as_str()).collect();
     let missing: Vec<String> = sqlx::query_scalar(include_str!("sql/migrate_missing_roles.sql"))
+        .persistent(false)
         .bind(&names)
         .fetch_all(connection)
         .await
@@ -426,6 +435,7 @@ async fn missing_grants(
     role: &str,
 ) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(render(include_str!("sql/migrate_missing_grants.sql"), schema))
+        .persistent(false)
         .bind(role)
         .bind(part.word())
         .fetch_all(connection)
