@@ -12,9 +12,14 @@ use tokio::time::Instant;
 
 use crate::support::{Place, SOON};
 
-/// What a relay may say about an outage: once that it began, and what the client library said about it.
-pub(crate) const OUTAGE_LINES: [&str; 4] =
-    ["kafka is not available", "database is not available", "Kafka connection in trouble", "librdkafka: "];
+/// What a relay may say about an outage: once that it began, and what the client libraries said about it.
+pub(crate) const OUTAGE_LINES: [&str; 5] = [
+    "kafka is not available",
+    "database is not available",
+    "Kafka connection in trouble",
+    "librdkafka: ",
+    "terminating connection due to",
+];
 /// Messages between read and settled: what going back to the settled cursor may duplicate.
 const IN_FLIGHT: u64 = 1_000;
 
@@ -50,7 +55,7 @@ async fn start(place: &Place, outage_after_ms: u32) -> (Relay, Writing) {
         .start()
         .await;
     let mut workload = Workload::new(std::slice::from_ref(&place.topic), 41);
-    workload.pause_max = Duration::from_millis(60);
+    workload.pause_max = Duration::from_millis(20);
     workload.asynchronous = true;
     let writing = workload.start(&place.url).await;
     relay.wait_until("it dispatches", SOON, |m| m.sum("outboxd_dispatched_total", &[]) > 50.0).await;

@@ -308,7 +308,7 @@ async fn a_transaction_left_open_for_a_minute_delays_only_its_own_intents() {
 /// `OUTBOXD_TEST_BULK_ROWS=2000000` makes it as large as the contract says.
 #[tokio::test]
 async fn one_huge_transaction_that_others_overtook_is_relayed_in_pages_within_bounded_memory() {
-    const GROWTH_MAX: u64 = 160 << 20;
+    const GROWTH_MAX: u64 = 96 << 20;
     let rows = scale("OUTBOXD_TEST_BULK_ROWS", 200_000);
     let (database, place) = place("huge").await;
     let mut relay = place.setup.start().await;
