@@ -1,0 +1,239 @@
+//! What the commands promise to whoever types them, and to scripts.
+
+use std::io::Read as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use crate::support::BINARY;
+
+/// A server that refuses connections.
+pub(crate) const NOBODY: &str = "127.0.0.1:1";
+
+/// What a command said and how it ended.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+/// The binary, in a directory and an environment of its own.
+pub(crate) fn command(directory: &Path, environment: &[(&str, &str)], arguments: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command.env_clear().envs(environment.iter().copied()).current_dir(directory).args(arguments);
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Runs it to its end.
+pub(crate) fn run(directory: &Path, environment: &[(&str, &str)], arguments: &[&str]) -> Ran {
+    command(directory, environment, arguments).output().unwrap().into()
+}
+
+/// An environment for an outbox in `shop.db` and a broker that is not there.
+pub(crate) const SHOP: [(&str, &str); 3] = [
+    ("OUTBOXD__DATABASE__URL", "sqlite:shop.db"),
+    ("OUTBOXD__KAFKA__BOOTSTRAP_SERVERS", NOBODY),
+    ("OUTBOXD__HTTP__LISTEN", "127.0.0.1:0"),
+];
+
+const COMMANDS: [&[&str]; 16] = [
+    &[],
+    &["run"],
+    &["migrate"],
+    &["migrate", "grants"],
+    &["check"],
+    &["status"],
+    &["held"],
+    &["held", "list"],
+    &["held", "show"],
+    &["held", "retry"],
+    &["held", "discard"],
+    &["config"],
+    &["config", "show"],
+    &["config", "check"],
+    &["healthcheck"],
+    &["completions"],
+];
+
+#[test]
+fn every_command_explains_itself_on_standard_output() {
+    let directory = tempfile::tempdir().unwrap();
+    for arguments in COMMANDS {
+        let ran = run(directory.path(), &[], &[arguments, &["--help"]].concat());
+        assert_eq!(ran.code, Some(0), "{arguments:?}: {ran:?}");
+        assert!(ran.out.contains("Usage: outboxd") && ran.err.is_empty(), "{arguments:?}: {ran:?}");
+        assert!(!ran.out.contains('\u{1b}'), "colour without a terminal: {ran:?}");
+    }
+    let help = run(directory.path(), &[], &["--help"]).out;
+    assert!(help.contains("Examples:") && help.contains("Exit codes:"), "{help}");
+    assert!(run(directory.path(), &[], &["--version"]).out.starts_with("outboxd "));
+}
+
+#[test]
+fn wrong_usage_ends_with_64_and_says_what_is_wrong() {
+    let directory = tempfile::tempdir().unwrap();
+    let wrong: [&[&str]; 8] = [
+        &[],
+        &["fly"],
+        &["run", "--fast"],
+        &["held", "show", "not-an-id"],
+        &["held", "list", "--state", "gone"],
+        &["held", "discard", "01890000-0000-7000-8000-000000000000"],
+        &["migrate", "grants"],
+        &["status", "--set", "no-equals-sign"],
+    ];
+    for arguments in wrong {
+        let ran = run(directory.path(), &SHOP, arguments);
+        assert_eq!(ran.code, Some(64), "{arguments:?}: {ran:?}");
+        assert!(ran.out.is_empty() && !ran.err.is_empty(), "{arguments:?}: {ran:?}");
+    }
+}
+
+#[test]
+fn completions_are_printed_for_every_shell_without_a_configuration() {
+    let directory = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let ran = run(directory.path(), &[("OUTBOXD__RELAY__NONSENSE", "1")], &["completions", shell]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        assert!(ran.out.contains("healthcheck") && ran.out.contains("held"), "{shell}: {}", ran.out);
+    }
+}
+
+#[test]
+fn migrating_twice_installs_once_and_a_dry_run_installs_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let dry = run(directory.path(), &SHOP, &["migrate", "--dry-run"]);
+    assert_eq!(dry.code, Some(0), "{dry:?}");
+    assert!(dry.out.contains("create table outbox_message"), "{}", dry.out);
+    assert!(!directory.path().join("shop.db").exists());
+
+    let first = run(directory.path(), &SHOP, &["migrate"]);
+    assert!(first.code == Some(0) && first.out.contains("applied migration 1"), "{first:?}");
+    let second = run(directory.path(), &SHOP, &["migrate"]);
+    assert!(second.code == Some(0) && second.out.contains("up to date"), "{second:?}");
+    let dry = run(directory.path(), &SHOP, &["migrate", "--dry-run"]);
+    assert!(dry.code == Some(0) && dry.out.starts_with("--"), "{dry:?}");
+}
+
+#[test]
+fn sqlite_has_no_roles_to_grant_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let ran = run(directory.path(), &SHOP, &["migrate", "grants", "--writer", "app"]);
+    assert_eq!(ran.code, Some(64), "{ran:?}");
+    assert!(ran.err.contains("SQLite has no roles"), "{ran:?}");
+}
+
+#[test]
+fn a_database_that_cannot_be_reached_ends_a_command_with_69_and_says_what_was_tried() {
+    let directory = tempfile::tempdir().unwrap();
+    let environment = [
+        ("OUTBOXD__DATABASE__URL", "postgres://app:canary@127.0.0.1:1/shop"),
+        ("OUTBOXD__KAFKA__BOOTSTRAP_SERVERS", NOBODY),
+    ];
+    let commands: [&[&str]; 5] =
+        [&["status"], &["held", "list"], &["migrate"], &["migrate", "grants", "--relay", "r"], &["check"]];
+    for arguments in commands {
+        let ran = run(directory.path(), &environment, arguments);
+        assert_eq!(ran.code, Some(69), "{arguments:?}: {ran:?}");
+        assert!(ran.err.starts_with("outboxd: "), "{arguments:?}: {ran:?}");
+        assert!(!ran.err.contains("canary") && !ran.out.contains("canary"), "{arguments:?}: {ran:?}");
+    }
+    let status = run(directory.path(), &environment, &["status"]);
+    assert!(status.err.contains("connect") && status.err.contains("refused"), "{status:?}");
+}
+
+#[test]
+fn an_outbox_that_is_not_installed_ends_a_command_and_the_relay_with_78_and_the_remedy() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("shop.db"), b"").unwrap();
+    for arguments in [["status"], ["check"]] {
+        let ran = run(directory.path(), &SHOP, &arguments);
+        // Kafka is out of reach as well, which `check` says too.
+        assert!(matches!(ran.code, Some(78 | 69)), "{ran:?}");
+        assert!(ran.err.contains("outboxd migrate") || ran.out.contains("outboxd migrate"), "{ran:?}");
+    }
+    let relay = run(directory.path(), &SHOP, &["run"]);
+    assert_eq!(relay.code, Some(78), "{relay:?}");
+    assert!(relay.out.contains("outboxd migrate"), "{relay:?}");
+}
+
+#[test]
+fn an_outbox_with_nothing_in_it_says_so_in_words_and_in_json() {
+    let directory = tempfile::tempdir().unwrap();
+    assert_eq!(run(directory.path(), &SHOP, &["migrate"]).code, Some(0));
+
+    let list = run(directory.path(), &SHOP, &["held", "list"]);
+    assert_eq!((list.code, list.out.trim()), (Some(0), "no message is held"), "{list:?}");
+    let list = run(directory.path(), &SHOP, &["held", "list", "--output", "json"]);
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&list.out).unwrap(), serde_json::json!([]));
+
+    let status = run(directory.path(), &SHOP, &["status"]);
+    assert!(status.code == Some(0) && status.out.contains("backlog"), "{status:?}");
+    let status = run(directory.path(), &SHOP, &["status", "-o", "json"]);
+    let status: serde_json::Value = serde_json::from_str(&status.out).unwrap();
+    assert_eq!(status["backlog_messages"], 0);
+    assert_eq!(status["leader"]["alive"], false);
+}
+
+#[test]
+fn a_message_that_is_not_held_cannot_be_decided_about() {
+    let directory = tempfile::tempdir().unwrap();
+    assert_eq!(run(directory.path(), &SHOP, &["migrate"]).code, Some(0));
+    let id = "01890000-0000-7000-8000-000000000000";
+    let commands: [&[&str]; 3] =
+        [&["held", "show", id], &["held", "retry", id], &["held", "discard", id, "--reason", "test"]];
+    for arguments in commands {
+        let ran = run(directory.path(), &SHOP, arguments);
+        assert_eq!(ran.code, Some(64), "{arguments:?}: {ran:?}");
+        assert!(ran.err.contains(id), "{arguments:?}: {ran:?}");
+    }
+}
+
+#[test]
+fn the_preflight_tells_what_it_looked_at_and_ends_with_69_while_kafka_is_down() {
+    let directory = tempfile::tempdir().unwrap();
+    assert_eq!(run(directory.path(), &SHOP, &["migrate"]).code, Some(0));
+    let ran = run(directory.path(), &SHOP, &["check", "--output", "json"]);
+    assert_eq!(ran.code, Some(69), "{ran:?}");
+    let findings: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    let findings = findings.as_array().unwrap();
+    assert!(findings.iter().any(|finding| finding["severity"] == "ok"), "{findings:?}");
+    let brokers = findings.iter().find(|finding| finding["check"] == "brokers").unwrap();
+    assert_eq!(brokers["severity"], "error");
+    assert!(!brokers["remedy"].as_str().unwrap().is_empty());
+}
+
+#[test]
+fn a_healthcheck_without_a_relay_ends_with_69() {
+    let directory = tempfile::tempdir().unwrap();
+    for arguments in [vec!["healthcheck"], vec!["healthcheck", "--ready", "--strict"]] {
+        let ran = run(directory.path(), &[], &[arguments, vec!["--address", NOBODY]].concat());
+        assert_eq!(ran.code, Some(69), "{ran:?}");
+        assert!(ran.err.contains(NOBODY), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut child = command(directory.path(), &[], &["config", "reference"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!((child.wait().unwrap().code(), said.as_str()), (Some(0), ""));
+}

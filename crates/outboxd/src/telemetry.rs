@@ -18,7 +18,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::config::{LogFormat, LogSection};
 
 /// Lines that may wait for standard output; further ones are dropped.
-const LINES_WAITING_MAX: usize = 8_192;
+const LINES_WAITING_MAX: usize = 2_048;
 
 /// How long the end of the process waits for a standard output that may be blocked.
 const FLUSH_AT_MOST: Duration = Duration::from_millis(500);

@@ -8,9 +8,28 @@ use url::Url;
 /// What is put in place of a secret.
 pub(crate) const REDACTED: &str = "[redacted]";
 
-/// Query parameters of a PostgreSQL URL that are no secret. All others are shown without their value.
-const SHOWN_PARAMETERS: [&str; 9] =
-    ["application_name", "dbname", "host", "port", "sslcert", "sslkey", "sslmode", "sslrootcert", "user"];
+/// Query parameters of a PostgreSQL URL that are no secret.
+const SHOWN_PARAMETERS: [&str; 16] = [
+    "application_name",
+    "dbname",
+    "host",
+    "hostaddr",
+    "port",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+    "ssl-mode",
+    "ssl-root-cert",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "statement-cache-capacity",
+    "user",
+];
+
+/// Those that may be one; their values are never shown. Any other is refused: sqlx would ignore it and log its value.
+const HIDDEN_PARAMETERS: [&str; 2] = ["options", "password"];
 
 /// The database with the outbox.
 #[derive(Clone, Debug)]
@@ -46,6 +65,13 @@ impl Database {
         if ambiguous(&url) {
             return Err("is ambiguous: in a password, write / ? # @ : and % percent-encoded".to_owned());
         }
+        if let Some(unknown) = url.query_pairs().map(|(name, _)| name).find(|name| !is_known(name)) {
+            return Err(format!(
+                "has the parameter {unknown:?}, which is none of {}, {}",
+                SHOWN_PARAMETERS.join(", "),
+                HIDDEN_PARAMETERS.join(", ")
+            ));
+        }
         Ok(Self::Postgres { url: SecretString::from(text) })
     }
 
@@ -64,6 +90,12 @@ impl Database {
             Self::Sqlite { .. } => "sqlite",
         }
     }
+}
+
+fn is_known(parameter: &str) -> bool {
+    SHOWN_PARAMETERS.contains(&parameter)
+        || HIDDEN_PARAMETERS.contains(&parameter)
+        || parameter.starts_with("options[")
 }
 
 /// Whether part of the password may have landed elsewhere in the URL.
@@ -125,6 +157,7 @@ mod tests {
                 format!("postgres://app:{password}@db.example:5432/shop?sslmode=require"),
                 format!("postgresql://:{password}@db.example/shop"),
                 format!("postgres://db.example/shop?user=app&password={password}"),
+                format!("postgres://db.example/shop?options={password}&sslmode=require"),
                 format!("postgres://db.example/shop?sslpassword={password}&sslmode=require"),
             ] {
                 let said = show(&url).unwrap_or_else(|error| error);
@@ -152,9 +185,14 @@ mod tests {
             matches!(Database::parse("sqlite:///var/shop.db"), Ok(Database::Sqlite { path }) if path == PathBuf::from("/var/shop.db"))
         );
         assert!(matches!(Database::parse("postgresql://app@db/shop"), Ok(Database::Postgres { .. })));
-        for refused in
-            ["mysql://app@db/shop", "shop.db", "sqlite:", "sqlite::memory:", "postgres://u:1/2@h/db"]
-        {
+        for refused in [
+            "mysql://app@db/shop",
+            "shop.db",
+            "sqlite:",
+            "sqlite::memory:",
+            "postgres://u:1/2@h/db",
+            "postgres://h/db?sslpassword=x",
+        ] {
             assert!(Database::parse(refused).is_err(), "{refused}");
         }
     }
