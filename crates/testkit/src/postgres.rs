@@ -10,6 +10,9 @@ pub mod server;
 #[cfg(feature = "clients")]
 pub mod database;
 
+#[cfg(feature = "clients")]
+mod standby;
+
 pub use binaries::Binaries;
 #[cfg(feature = "clients")]
 pub use database::Database;

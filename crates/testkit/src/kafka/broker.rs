@@ -424,5 +424,6 @@ fn join(parts: impl Iterator<Item = String>) -> String {
     parts.collect::<Vec<_>>().join(",")
 }
 
-#[cfg(all(test, feature = "clients"))]
+#[cfg(test)]
+#[cfg(feature = "clients")]
 mod tests;

@@ -201,7 +201,8 @@ impl Server {
     /// A streaming standby of this server: reads WAL as it comes, serves read-only queries.
     ///
     /// # Errors
-    /// `pg_basebackup` is missing or fails, or the standby does not start.
+    /// The data cannot be copied, or the standby does not start.
+    #[cfg(feature = "clients")]
     pub async fn standby(&self) -> Result<Self> {
         let mut standby = Self {
             process: None,
@@ -210,14 +211,7 @@ impl Server {
             options: self.options.clone(),
             port: free_port()?,
         };
-        let mut copy = self.binaries.command("pg_basebackup");
-        copy.args(["--checkpoint=fast", "--wal-method=stream", "--write-recovery-conf", "--no-sync"])
-            .arg("--host")
-            .arg(self.socket_directory())
-            .args(["--port", &self.port.to_string(), "--username=postgres"])
-            .arg("--pgdata")
-            .arg(standby.data());
-        run(copy)?;
+        super::standby::copy(self, &standby.data()).await?;
         standby.configure()?;
         standby.launch(true).await?;
         Ok(standby)
@@ -228,7 +222,7 @@ impl Server {
     /// # Errors
     /// It does not run, or goes on receiving.
     pub async fn stop_following(&mut self) -> Result<()> {
-        // The last setting of a name wins, and ours are read after what pg_basebackup wrote.
+        // The file holds nothing else.
         fs::write(self.data().join("postgresql.auto.conf"), "primary_conninfo = ''\n")?;
         self.running()?.signal(Signal::SIGHUP)?;
         let process = self.running()?;
@@ -262,7 +256,7 @@ impl Server {
         self.process.as_ref().context("PostgreSQL does not run")
     }
 
-    fn data(&self) -> PathBuf {
+    pub(super) fn data(&self) -> PathBuf {
         self.directory.path().join("data")
     }
 
@@ -402,5 +396,6 @@ fn run(mut command: Command) -> Result<()> {
     Ok(())
 }
 
-#[cfg(all(test, feature = "clients"))]
+#[cfg(test)]
+#[cfg(feature = "clients")]
 mod tests;
