@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use outboxd_core::{HoldReason, HoldState};
 use uuid::Uuid;
@@ -160,22 +160,22 @@ pub(crate) enum MigrateCommand {
 
 /// `migrate grants`.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = true)]
+#[command(group(ArgGroup::new("roles").required(true).multiple(true).args(["writer", "relay", "reader"])))]
 pub(crate) struct Grants {
     /// May emit intents, and do nothing else
-    #[arg(long, value_name = "ROLE", group = "role")]
+    #[arg(long, value_name = "ROLE")]
     pub(crate) writer: Option<String>,
     /// May relay, and act on held messages
-    #[arg(long, value_name = "ROLE", group = "role")]
+    #[arg(long, value_name = "ROLE")]
     pub(crate) relay: Option<String>,
     /// May look at status and held messages, never at a payload
-    #[arg(long, value_name = "ROLE", group = "role")]
+    #[arg(long, value_name = "ROLE")]
     pub(crate) reader: Option<String>,
     /// The schema with the outbox [default: database.schema]
-    #[arg(long, group = "where")]
+    #[arg(long)]
     pub(crate) schema: Option<String>,
     /// Print the SQL that would be executed, and execute nothing
-    #[arg(long, group = "how")]
+    #[arg(long)]
     pub(crate) dry_run: bool,
 }
 
@@ -352,5 +352,14 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn grants_take_any_of_the_roles_and_at_least_one() {
+        let parse =
+            |roles: &[&str]| Cli::try_parse_from([&["outboxd", "migrate", "grants"], roles].concat()).is_ok();
+        assert!(parse(&["--writer", "app", "--relay", "r", "--reader", "ops", "--schema", "s", "--dry-run"]));
+        assert!(parse(&["--reader", "ops"]));
+        assert!(!parse(&["--dry-run"]) && !parse(&[]));
     }
 }
