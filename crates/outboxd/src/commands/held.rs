@@ -30,7 +30,7 @@ async fn decide(operator: impl Operate, command: Held) -> Result<(), Failure> {
                 limit: list.limit,
             };
             let held = operator.held_list(&filter).await?;
-            Ok(output::answer(list.output.output, &held, |held| as_table(held))?)
+            Ok(output::answer(list.output.output, &held, |held| as_table(held, list.limit))?)
         }
         Held::Show { id, output } => {
             let filter = HeldFilter { id: Some(id), ..HeldFilter::default() };
@@ -75,7 +75,7 @@ fn acted(action: &'static str, ids: &[Uuid], audited: AuditedAction, format: For
     })?)
 }
 
-fn as_table(held: &[HeldMessage]) -> String {
+fn as_table(held: &[HeldMessage], limit: u32) -> String {
     if held.is_empty() {
         return "no message is held".to_owned();
     }
@@ -92,7 +92,11 @@ fn as_table(held: &[HeldMessage]) -> String {
         ]
     };
     let head = ["ID", "TOPIC", "STATE", "REASON", "ATTEMPTS", "BEHIND IT", "HELD SINCE", "DUE"];
-    output::table(head, held.iter().map(row))
+    let mut text = output::table(head, held.iter().map(row));
+    if limit > 0 && held.len() >= usize::try_from(limit).unwrap_or(usize::MAX) {
+        text.push_str(&format!("\n\nThe oldest {limit} are shown; --limit 0 shows all."));
+    }
+    text
 }
 
 fn as_facts(message: &HeldMessage) -> String {
