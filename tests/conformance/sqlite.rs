@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outboxd_core::{Cursor, HoldReason, HoldState, ReceiptEntry, Seq, Snapshot, receipts};
-use outboxd_engine::{AuditedAction, Operate};
+use outboxd_engine::{AuditedAction, HeldFilter, Operate};
 use outboxd_sqlite::{Migrator, SqliteConfig, SqliteOperator, SqliteOutbox};
 use outboxd_testkit::conformance::{Audited, Harness, Intent, Operated};
 use sqlx::sqlite::SqliteConnectOptions;
@@ -36,7 +36,7 @@ impl SqliteHarness {
     }
 
     async fn id_of(&self, seq: Seq) -> Uuid {
-        let held = SqliteOperator::new(self.config()).held_list(&Default::default()).await.unwrap();
+        let held = SqliteOperator::new(self.config()).held_list(&HeldFilter::default()).await.unwrap();
         held.iter().find(|held| held.seq == seq).unwrap().id
     }
 }

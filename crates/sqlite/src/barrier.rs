@@ -39,7 +39,7 @@ impl Barrier {
         DurabilityMark(self.read.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
-    fn is_synced(&self, mark: DurabilityMark) -> bool {
+    pub(crate) fn is_synced(&self, mark: DurabilityMark) -> bool {
         self.synced.load(Ordering::SeqCst) >= mark.0
     }
 }

@@ -19,6 +19,8 @@ mod migrating;
 
 mod plans;
 
+mod reading;
+
 mod writing;
 
 const LIMIT: PageLimit = PageLimit { messages: 1_000, bytes: 1 << 30 };

@@ -261,7 +261,7 @@ impl<O: Outbox> Holding<O> {
             held.iter().map(|(topic, key, ..)| Intent::keyed(topic, key, "held")).collect();
         harness.commit(&intents).await;
         let (relay, term, start) = leading(harness).await;
-        let (messages, cursor) = read_all(&relay, &start.cursor, self::messages(1_000)).await;
+        let (messages, cursor) = read_all(&relay, &start.cursor, messages(1_000)).await;
         let holds = messages
             .iter()
             .zip(held)
@@ -287,7 +287,7 @@ impl<O: Outbox> Holding<O> {
         let query = ReleaseQuery {
             topics_held: topics_held.iter().map(|topic| (*topic).to_owned()).collect(),
             unblocked: unblocked.to_vec(),
-            limit: self::messages(1_000),
+            limit: messages(1_000),
         };
         let (due, _) = self.relay.due(&query, i64::MAX).await.expect("read held messages");
         due.iter().map(|due| self.index(due.message.seq)).collect()
