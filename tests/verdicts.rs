@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outboxd_testkit::checker::{self, Account};
-use outboxd_testkit::kafka;
+use outboxd_testkit::kafka::{self, Broker};
 use outboxd_testkit::postgres::Database;
 use outboxd_testkit::relay::{Metrics, Relay, Setup};
 use outboxd_testkit::shared;
@@ -142,24 +142,78 @@ async fn an_unknown_topic_holds_only_its_own_messages_and_lets_them_go_in_order_
     relay.expect_no_surprises(&[TOPIC_HELD]);
 }
 
-/// D1, D3. Messages keep coming while their topic appears; the key's order holds across the way out of being held.
+/// D1, D3, D4. The broker describes the topic and refuses to write to it, which only a delivery report tells; the grant is all
+/// that is needed afterwards.
+#[tokio::test]
+async fn a_topic_that_the_relay_may_not_write_to_is_held_uncharged_until_it_is_authorised() {
+    let database = Database::create().await;
+    let broker = Broker::start(kafka::Options::default().user("relay", "secret")).await.unwrap();
+    let bootstrap = broker.bootstrap();
+    let topics = [kafka::unique_topic("allowed"), kafka::unique_topic("forbidden")];
+    for topic in &topics {
+        kafka::create_topic(&bootstrap, topic, 3, &[]).await;
+    }
+    broker.allow("relay", &["Write", "Describe"], &topics[0]).unwrap();
+    broker.allow("relay", &["Describe"], &topics[1]).unwrap();
+    let setup = Setup::new(BINARY, &database.url(), &broker.sasl())
+        .variable("OUTBOXD__KAFKA__PROPERTIES__SECURITY_PROTOCOL", "SASL_PLAINTEXT")
+        .variable("OUTBOXD__KAFKA__PROPERTIES__SASL_MECHANISM", "PLAIN")
+        .variable("OUTBOXD__KAFKA__PROPERTIES__SASL_USERNAME", "relay")
+        .variable("OUTBOXD__KAFKA__PROPERTIES__SASL_PASSWORD", "secret");
+    setup.run_ok(&["migrate"]).await;
+    let mut connection = database.connect().await;
+    let mut relay = setup.start().await;
+    for n in 0..80 {
+        let topic = &topics[usize::from(n % 4 == 0)];
+        emit_on(&mut connection, topic, &format!("k{}", n % 6), &format!("{{\"n\": {n}}}")).await;
+    }
+    all_dispatched(&mut relay, 60).await;
+    checker::dealt_with(&database.url(), SOON).await;
+    let held: Vec<(String, String, i32)> = sqlx::query_as("select topic, reason, attempts from outbox.held")
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(held.len(), 20);
+    assert!(held.iter().all(|(topic, _, attempts)| *topic == topics[1] && *attempts == 0), "{held:?}");
+    assert!(held.iter().any(|(_, reason, _)| reason == "topic_unauthorized"), "{held:?}");
+
+    broker.allow("relay", &["Write"], &topics[1]).unwrap();
+    let metrics = all_dispatched(&mut relay, 80).await;
+    assert_eq!(charged(&metrics), 0.0);
+    checker::dealt_with(&database.url(), SOON).await;
+    checker::account(&database.url(), &bootstrap, &topics).await.assert_all_published(0);
+    let logged = relay.logged();
+    assert!(!logged.iter().any(|line| line.text.contains("secret")), "the password is in no log line");
+    relay.expect_no_surprises(&[TOPIC_HELD, "librdkafka: ", "Kafka connection in trouble"]);
+}
+
+/// D1, D3. Messages keep coming while their topic appears; the key's order holds across the way out of being held, which takes
+/// more than one round.
 #[tokio::test]
 async fn a_key_under_constant_traffic_returns_to_the_direct_path_without_an_inversion() {
     let pair = Pair::install("traffic").await;
     let mut relay = pair.setup.start().await;
+    sqlx::query(
+        "insert into outbox.message (topic, key, payload)
+         select $1, 'k' || (2 * (g % 3) + 1), '{}' from generate_series(1, 3000) g",
+    )
+    .bind(&pair.bad)
+    .execute(&mut pair.database.connect().await)
+    .await
+    .unwrap();
     let topics = [pair.good.clone(), pair.bad.clone()];
     let mut workload = outboxd_testkit::workload::Workload::new(&topics, 21);
     workload.keys = 6;
     let writing = workload.start(&pair.database.url()).await;
     relay
         .wait_until("messages are held", SOON, |m| {
-            m.sum("outboxd_held_total", &[("reason", "topic_unknown")]) > 20.0
+            m.sum("outboxd_held_total", &[("reason", "topic_unknown")]) > 3_020.0
         })
         .await;
     pair.create_bad(&[]).await;
     relay
         .wait_until("none is held while writers go on", SOON, |m| {
-            m.sum("outboxd_released_total", &[]) > 20.0
+            m.sum("outboxd_released_total", &[]) > 3_020.0
                 && m.sum("outboxd_held_messages", &[]) == 0.0
                 && m.sum("outboxd_acknowledged_total", &[("topic", &pair.bad)])
                     > m.sum("outboxd_released_total", &[]) + 50.0
