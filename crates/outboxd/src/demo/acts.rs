@@ -9,17 +9,23 @@ use super::screen::{Screen, counted, grouped};
 use super::stage::{Now, Players, Stage, Watch};
 use super::tally::as_u64;
 
-/// The shop takes this long for a transaction, unless the act would become too long.
-const TRANSACTION_EVERY: Duration = Duration::from_millis(7);
+/// How long the shop trades while all is well.
+const USUAL_FOR: Duration = Duration::from_secs(5);
 
-/// Longest that the shop trades in an act.
-const TRADES_AT_MOST: Duration = Duration::from_secs(8);
+/// How long it trades while the relay is killed: time for three relays to take the lead.
+const KILLED_FOR: Duration = Duration::from_secs(9);
 
 /// How often the relay is killed.
 const KILLS: u64 = 3;
 
 /// How long the broker is away.
 const AWAY_FOR: Duration = Duration::from_secs(4);
+
+/// How long the shop trades before, during and after that.
+const AROUND_AWAY_FOR: Duration = Duration::from_secs(6);
+
+/// How long it trades while a message is parked.
+const PARKED_FOR: Duration = Duration::from_secs(2);
 
 /// Plays every act. What was not as promised, and no sum would show, is returned.
 pub(crate) async fn perform(
@@ -41,11 +47,6 @@ pub(crate) async fn perform(
     Ok(broken)
 }
 
-fn trading_time(transactions: &[Transaction]) -> Duration {
-    let count = u32::try_from(transactions.len()).unwrap_or(u32::MAX);
-    TRANSACTION_EVERY.saturating_mul(count).min(TRADES_AT_MOST)
-}
-
 /// Trades, and waits until everything has had its effect.
 async fn usual(stage: &mut Stage, players: &mut Players, plan: &Plan, screen: &Screen) -> anyhow::Result<()> {
     screen.act("Act 1  Business as usual");
@@ -59,7 +60,7 @@ async fn usual(stage: &mut Stage, players: &mut Players, plan: &Plan, screen: &S
     // The first order pays for every connection that is opened; it is not what usual is.
     shop.carry_out(&plan.first).await?;
     let opened = stage.until(watch, &mut progress, "publish the first order", Now::at_rest).await?;
-    let trading = shop.trade(&plan.usual, trading_time(&plan.usual));
+    let trading = shop.trade(&plan.usual, USUAL_FOR);
     let watching = stage.until(watch, &mut progress, "publish every order", |now| {
         now.outbox.intents == goal && now.at_rest()
     });
@@ -95,7 +96,9 @@ async fn killed(
     let before = watch.now().await?;
     let planned = committed_intents(transactions);
     let goal = before.outbox.intents + planned;
-    let trading = shop.trade(transactions, trading_time(transactions));
+    let trading = shop.trade(transactions, KILLED_FOR);
+    // A hundredth of the act's intents are there several times within the time between two settles.
+    let worth_it = (planned / 100).max(1);
     let killing = async {
         let mut progress = screen.progress(&before, goal);
         for nth in 1..=KILLS {
@@ -103,7 +106,7 @@ async fn killed(
             let started = watch.now().await?.consumed;
             let caught = |now: &Now| {
                 // This relay has published something, and not all of it is settled.
-                let at_work = now.consumed.records() > started.records() && now.unsettled() > 0;
+                let at_work = now.consumed.records() > started.records() && now.unsettled() >= worth_it;
                 // With little trade it may never be caught at it; it is killed all the same.
                 let too_late = now.outbox.intents == goal && now.at_rest();
                 now.outbox.intents >= due && at_work || too_late
@@ -146,7 +149,7 @@ async fn away(
     let Players { shop, watch } = players;
     let before = watch.now().await?;
     let goal = before.outbox.intents + committed_intents(transactions);
-    let trading = shop.trade(transactions, trading_time(transactions));
+    let trading = shop.trade(transactions, AROUND_AWAY_FOR);
     let mut charged = 0;
     let mut held = 0;
     let watching = async {
@@ -207,9 +210,9 @@ async fn poison(
     let order = plan.placed.order;
     screen.act("Act 4  A poison message");
     screen.say(&format!(
-        "Order {order} is paid, and the broker does not take that one message. Only it is parked; what happens to the order",
+        "Order {order} is paid, and the broker does not take that one message. It alone is parked; what happens to",
     ));
-    screen.say("later waits behind it, everybody else's orders flow.");
+    screen.say("the order later waits behind it, and everybody else's orders flow.");
     let Players { shop, watch } = players;
     let before = watch.now().await?;
     let all = [&plan.others[..], &plan.followers, &[plan.placed.clone(), plan.poison.clone()]].concat();
@@ -226,7 +229,7 @@ async fn poison(
     let id = held.id.to_string();
     let meanwhile = [&plan.followers[..], &plan.others].concat();
     let waiting = 1 + as_u64(plan.followers.len());
-    let trading = shop.trade(&meanwhile, trading_time(&meanwhile));
+    let trading = shop.trade(&meanwhile, PARKED_FOR);
     let others = stage.until(watch, &mut progress, "publish everybody else's orders", |now| {
         now.outbox.intents == goal && now.backlog() == waiting && as_u64(now.outbox.held.len()) == waiting
     });

@@ -161,11 +161,11 @@ mod tests {
             let (order, ending) = (transaction.order, transaction.ending);
             match transaction.step {
                 Step::Place { .. } if ending == Ending::Commit => {
-                    assert!(placed.insert(order), "{order} twice")
+                    assert!(placed.insert(order), "{order} twice");
                 }
                 Step::Place { .. } => {}
                 Step::Pay | Step::Ship | Step::Deliver => {
-                    assert!(placed.contains(&order), "{order} is not there")
+                    assert!(placed.contains(&order), "{order} is not there");
                 }
             }
         }

@@ -14,6 +14,9 @@ const PLAIN_EVERY: Duration = Duration::from_secs(2);
 
 const NAME_WIDTH: usize = 9;
 
+/// What fits beside the indent on a terminal of 100 columns.
+const BLOCK_WIDTH: usize = 92;
+
 /// Whose progress is shown.
 const LANES: [&str; 3] = ["shop", "relay", "consumer"];
 
@@ -69,9 +72,10 @@ impl Screen {
 
     fn line(&self, text: &str) {
         // A reader that went away (`| head`) does not end the story half-way: what was started is still put away.
+        let write = || writeln!(std::io::stdout(), "{text}");
         let _written = match &self.bars {
-            Some(bars) => bars.println(text),
-            None => writeln!(std::io::stdout(), "{text}"),
+            Some(bars) => bars.suspend(write),
+            None => write(),
         };
     }
 
@@ -129,10 +133,14 @@ impl Screen {
         self.line(&format!("    {} {level} {}", self.paint(Paint::Dim, "relay:"), line.message));
     }
 
-    /// Text as it is, indented.
+    /// Text as it is, indented, as far as it fits.
     pub(crate) fn block(&self, text: &str) {
         for line in text.lines() {
-            self.line(&format!("    {}", self.paint(Paint::Dim, line)));
+            let (shown, more) = match line.char_indices().nth(BLOCK_WIDTH) {
+                Some((end, _)) => (line[..end].trim_end(), " …"),
+                None => (line, ""),
+            };
+            self.line(&format!("    {}", self.paint(Paint::Dim, &format!("{shown}{more}"))));
         }
     }
 
@@ -187,13 +195,11 @@ impl<'a> Progress<'a> {
             0 => format!("{} dispatched", grouped(outbox.dispatched)),
             held => format!("{} dispatched, {held} held", grouped(outbox.dispatched)),
         };
-        let effects = format!(
-            "{} effects, {} duplicates",
-            grouped(now.consumed.effects),
-            grouped(now.consumed.duplicates)
-        );
+        let consumed = now.consumed;
+        let effects =
+            format!("{}, {}", counted(consumed.effects, "effect"), counted(consumed.duplicates, "duplicate"));
         let lanes = [
-            (outbox.intents, format!("{} intents committed", grouped(outbox.intents))),
+            (outbox.intents, format!("{} committed", counted(outbox.intents, "intent"))),
             (outbox.dispatched, dispatched),
             (now.consumed.effects, effects),
         ];

@@ -194,6 +194,7 @@ impl Stage {
     pub(crate) async fn start_relay(&mut self, watch: &mut Watch) -> anyhow::Result<(u32, Duration)> {
         self.relays += 1;
         let instance = format!("demo-{}", self.relays);
+        self.told_last.clear();
         let began = Instant::now();
         let relay = Relay::start(&self.launch, &instance, &self.log()).await?;
         let pid = relay.pid;
@@ -330,6 +331,7 @@ impl Stage {
     /// What to run next.
     pub(crate) fn what_next(&self, screen: &Screen, keep: bool) {
         screen.act("What next");
+        screen.command(&format!("alias outboxd={}", self.launch.program.display()));
         if keep {
             let sqlite = matches!(self.database, Database::Sqlite { .. });
             let variables = self.launch.environment.iter().filter(|(name, _)| {
@@ -364,14 +366,13 @@ impl Stage {
             }
         }
         if keep || failed {
-            let directory: PathBuf = self.directory.keep();
-            let left: &Path = &directory;
-            screen.say(&format!(
-                "kept: {} ({}; {})",
-                left.display(),
-                self.database.shown(),
-                self.broker.shown()
-            ));
+            screen.say(&format!("kept: {}", self.directory.keep().display()));
+        }
+        if keep && matches!(self.database, Database::Postgres { .. }) {
+            screen.say(&format!("kept: {}", self.database.shown()));
+        }
+        if keep && self.broker.mock.is_none() {
+            screen.say(&format!("kept: {}", self.broker.shown()));
         }
     }
 }
@@ -405,10 +406,10 @@ fn show_tally(tally: &Tally, screen: &Screen) {
     if tally.problems.is_empty() {
         let (effects, duplicates) = (grouped(size(tally.effects)), grouped(size(tally.duplicates)));
         screen.held_true(&format!(
-            "it adds up: {} published = {effects} effects + {duplicates} duplicates; every receipt points to its record, \
-             every key is in order",
+            "it adds up: {} published = {effects} effects + {duplicates} duplicates",
             grouped(tally.published),
         ));
+        screen.held_true("every receipt points to its record, every key is in order");
     }
     for problem in &tally.problems {
         screen.failed(problem);
