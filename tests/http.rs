@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::Stdio;
 
+use outboxd_kafka::MockBroker;
 use outboxd_testkit::relay::{Relay, Setup, eventually};
 use serde_json::Value;
 use sqlx::{Connection as _, SqliteConnection};
@@ -165,16 +166,23 @@ fn a_port_that_is_taken_ends_the_relay_with_78_and_names_the_key() {
 
 #[tokio::test]
 async fn one_signal_drains_and_a_second_one_ends_at_once() {
+    let broker = MockBroker::start().unwrap();
+    broker.create_topic("orders", 1).unwrap();
     let (_directory, url, setup) = shop().await;
-    // What is in flight cannot be acknowledged, so the drain takes the whole grace period.
-    let setup = setup.set("shutdown.grace_ms", 600_000).set("relay.outage_after_ms", 600_000);
+    let setup = setup
+        .set("kafka.bootstrap_servers", broker.bootstrap_servers())
+        .set("shutdown.grace_ms", 600_000)
+        .set("relay.outage_after_ms", 600_000);
     let mut relay = setup.start().await;
-    relay.leads(SOON).await;
     emit(&url, "key", "payload", "correlation").await;
     relay
-        .wait_until("the intent is in flight", SOON, |metrics| {
-            metrics.sum("outboxd_in_flight_messages", &[]) > 0.0
-        })
+        .wait_until("the topic is known", SOON, |metrics| metrics.sum("outboxd_dispatched_total", &[]) > 0.0)
+        .await;
+    // What is enqueued now is not acknowledged, so the drain takes the whole grace period.
+    broker.go_down().unwrap();
+    emit(&url, "key", "payload", "correlation").await;
+    relay
+        .wait_until("a record is enqueued", SOON, |metrics| metrics.sum("outboxd_enqueued_total", &[]) > 1.0)
         .await;
     relay.ask_to_drain();
     eventually("the relay says that it drains", SOON, async || {
