@@ -145,3 +145,14 @@ async fn a_database_that_cannot_be_shared_is_refused() {
     assert_eq!(output.status.code(), Some(64));
     assert!(String::from_utf8_lossy(&output.stderr).contains("for PostgreSQL"));
 }
+
+#[tokio::test]
+async fn a_demo_that_cannot_reach_its_database_says_so_and_leaves_no_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = demo(&["--database-url", "postgres://nobody@127.0.0.1:1/nowhere"]);
+    command.env("TMPDIR", directory.path());
+    let (output, told) = told(command).await;
+    assert_eq!(output.status.code(), Some(69), "{told}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("connect to database"));
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "a file is left behind");
+}

@@ -34,7 +34,7 @@ use super::shop::Topics;
 /// Partitions of each topic.
 pub(crate) const PARTITIONS: i32 = 3;
 
-const WITHIN: Duration = Duration::from_secs(15);
+const WITHIN: Duration = Duration::from_secs(10);
 
 /// Kafka.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! The stage: database, broker, relay, consumer; set up, watched and put away again.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -52,7 +52,8 @@ pub(crate) struct Stage {
     relays: u32,
     /// What the relay's log said last on the screen.
     told_last: String,
-    installed: bool,
+    schema: Made,
+    made_topics: Made,
 }
 
 /// Who plays.
@@ -164,15 +165,19 @@ impl Stage {
             relay: None,
             relays: 0,
             told_last: String::new(),
-            installed: false,
+            schema: Made::No,
+            made_topics: Made::No,
         })
     }
 
     /// Installs the outbox, creates the topics, starts relay and consumer, opens the shop.
     pub(crate) async fn set_up(&mut self, screen: &Screen) -> anyhow::Result<Players> {
-        self.installed = true;
+        self.schema = Made::Perhaps;
         self.database.install().await?;
+        self.schema = Made::Yes;
+        self.made_topics = Made::Perhaps;
         self.broker.create_topics().await?;
+        self.made_topics = Made::Yes;
         let topics = self.broker.topics.clone();
         let consumer = Consumer::start(&self.broker.kafka, &topics.all(), self.directory.path()).await?;
         let mut watch = Watch { books: Books::open(&self.database).await?, consumer };
@@ -359,13 +364,14 @@ impl Stage {
         {
             screen.failed(&format!("{error:#}"));
         }
-        if !keep && self.installed {
-            let removed = tokio::join!(self.database.remove(), self.broker.delete_topics());
-            for error in [removed.0, removed.1].into_iter().filter_map(Result::err) {
-                screen.failed(&format!("left behind: {error:#}"));
-            }
+        if !keep && self.schema != Made::No {
+            self.schema.report(self.database.remove().await, screen);
         }
-        if keep || failed {
+        if !keep && self.made_topics != Made::No {
+            self.made_topics.report(self.broker.delete_topics().await, screen);
+        }
+        // Of a story that never began there is nothing to look at.
+        if keep || failed && self.relays > 0 {
             screen.say(&format!("kept: {}", self.directory.keep().display()));
         }
         if keep && matches!(self.database, Database::Postgres { .. }) {
@@ -373,6 +379,25 @@ impl Stage {
         }
         if keep && self.broker.mock.is_none() {
             screen.say(&format!("kept: {}", self.broker.shown()));
+        }
+    }
+}
+
+/// Whether something was made that must be put away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Made {
+    No,
+    Perhaps,
+    Yes,
+}
+
+impl Made {
+    /// What was only perhaps made need not have been there to be put away.
+    fn report(self, put_away: anyhow::Result<()>, screen: &Screen) {
+        if let Err(error) = put_away
+            && self == Self::Yes
+        {
+            screen.failed(&format!("left behind: {error:#}"));
         }
     }
 }
