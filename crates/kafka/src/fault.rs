@@ -10,6 +10,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 /// set-up and never about one record (a missing feature, a refused compression) counts as the broker not being ready: no
 /// message may be parked for it.
 #[must_use]
+#[expect(clippy::too_many_lines, reason = "one table, read as a whole")]
 pub fn fault_of(code: Code) -> Fault {
     match code {
         Code::BrokerTransportFailure

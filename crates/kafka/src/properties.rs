@@ -247,6 +247,16 @@ mod tests {
     }
 
     #[test]
+    fn a_damaged_key_or_certificate_is_named_and_not_shown() {
+        for property in ["ssl.key.pem", "ssl.certificate.pem", "ssl.ca.pem"] {
+            let problems = validate(&with(&[("security.protocol", "ssl"), (property, "canary")]));
+            assert_eq!(keys(&problems), ["properties"]);
+            assert!(problems[0].reason.contains(property), "{}", problems[0]);
+            assert!(!problems[0].reason.contains("canary"), "{}", problems[0]);
+        }
+    }
+
+    #[test]
     fn secrets_are_known_by_their_names() {
         for secret in [
             "sasl.password",

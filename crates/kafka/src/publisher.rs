@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use outboxd_core::record::shortened;
 use outboxd_core::{DeliveryError, Fault, Receipt, Record, Refusal};
 use outboxd_engine::{EnqueueError, Publisher, PublisherStats, Report, Token, TopicState};
 use rdkafka::ClientContext;
@@ -55,6 +56,7 @@ pub struct KafkaPublisher {
 /// to reach the loop.
 struct Client {
     producer: ThreadedProducer<Reporter>,
+    sender: UnboundedSender<Report>,
     reports: UnboundedReceiver<Report>,
     flight: Arc<Flight>,
     limits: ClientLimits,
@@ -112,10 +114,10 @@ impl Client {
         let (sender, reports) = unbounded_channel();
         let flight = Arc::new(Flight::default());
         let reporter =
-            Reporter { connection: connection.clone(), reports: sender, flight: Arc::clone(&flight) };
+            Reporter { connection: connection.clone(), reports: sender.clone(), flight: Arc::clone(&flight) };
         let producer =
             config.producer(limits).create_with_context(reporter).map_err(|error| creation_reason(&error))?;
-        Ok(Self { producer, reports, flight, limits })
+        Ok(Self { producer, sender, reports, flight, limits })
     }
 
     fn enqueue(&self, token: Token, record: Record) -> Result<(), EnqueueError> {
@@ -138,7 +140,14 @@ impl Client {
         });
         let Err((error, _)) = handed_over else { return Ok(()) };
         self.flight.left(bytes_of(&record));
-        Err(not_enqueued(&error, record))
+        let error = match not_enqueued(&error, record) {
+            NotEnqueued::Answer(error) => return Err(error),
+            NotEnqueued::Topic(error) => error,
+        };
+        // librdkafka knows already what it would find out by sending: an answer about this topic, and no reason for
+        // the loop to stop the others.
+        let _heard_while_the_client_lives = self.sender.send(Report { token, result: Err(error) });
+        Ok(())
     }
 
     /// Throws away what is queued and in flight; returns when nothing more of it can be sent.
@@ -148,12 +157,20 @@ impl Client {
     }
 }
 
-fn not_enqueued(error: &KafkaError, record: Record) -> EnqueueError {
-    match error.rdkafka_error_code() {
+/// What becomes of a record that librdkafka did not take.
+enum NotEnqueued {
+    Answer(EnqueueError),
+    /// The topic cannot be written to, as far as the client knows.
+    Topic(DeliveryError),
+}
+
+fn not_enqueued(error: &KafkaError, record: Record) -> NotEnqueued {
+    let answer = match error.rdkafka_error_code() {
         Some(RDKafkaErrorCode::QueueFull) => EnqueueError::Full(Box::new(record)),
         Some(code) => {
             let error = delivery_error(code);
             match error.fault {
+                Fault::TopicUnknown | Fault::TopicUnauthorized => return NotEnqueued::Topic(error),
                 Fault::TooLarge | Fault::InvalidRecord => {
                     EnqueueError::Refused(Refusal::Client { code: error.code })
                 }
@@ -161,10 +178,9 @@ fn not_enqueued(error: &KafkaError, record: Record) -> EnqueueError {
             }
         }
         // The topic's name holds a NUL byte.
-        None => EnqueueError::Refused(Refusal::IllegalTopic {
-            topic: outboxd_core::record::shortened(&record.topic),
-        }),
-    }
+        None => EnqueueError::Refused(Refusal::IllegalTopic { topic: shortened(&record.topic) }),
+    };
+    NotEnqueued::Answer(answer)
 }
 
 fn headers_of(record: &Record) -> Option<OwnedHeaders> {

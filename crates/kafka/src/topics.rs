@@ -157,7 +157,7 @@ pub(crate) struct Configurations {
 
 impl Configurations {
     /// Each topic's `max.message.bytes`, in the order of `topics`; `None` where the cluster does not tell (no
-    /// DESCRIBE_CONFIGS, or a broker without that request). Never fails: the limit then comes from the configuration.
+    /// `DESCRIBE_CONFIGS`, or a broker without that request). Never fails: the limit then comes from the configuration.
     async fn max_message_bytes(self: Arc<Self>, topics: &[&str], until: Instant) -> Vec<Option<usize>> {
         if topics.is_empty() {
             return Vec::new();
