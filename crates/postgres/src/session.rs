@@ -233,7 +233,7 @@ impl Purpose {
     }
 
     /// Session settings by name. Those that a server version does not know are left out when they are set.
-    fn settings(self, config: &PostgresConfig) -> Vec<(&'static str, String)> {
+    pub(crate) fn settings(self, config: &PostgresConfig) -> Vec<(&'static str, String)> {
         let ms = |duration: Duration| duration.as_millis().max(1).to_string();
         // A vanished host must free the lock within the lead session: three probes in a fifth of it each.
         let probe = (config.lead_session / 5).as_secs().max(1).to_string();

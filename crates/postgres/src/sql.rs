@@ -5,6 +5,13 @@
 use sqlx::SqlStr;
 
 use crate::schema::{SchemaName, render};
+use crate::session::{PostgresConfig, Purpose};
+
+/// The settings of the session that reads pages, by name: a plan is explained under the settings that it is made under.
+#[must_use]
+pub fn reading_settings(config: &PostgresConfig) -> Vec<(&'static str, String)> {
+    Purpose::Read.settings(config)
+}
 
 /// The statements of [`crate::PostgresOutbox`].
 #[expect(missing_docs, reason = "each is documented at the head of its file")]
