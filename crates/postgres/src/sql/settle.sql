@@ -44,10 +44,12 @@ with moved as (
   cross join unnest($19::bigint[], $20::text[], $21::bigint[], $22::text[], $23::text[], $24::text[], $25::integer[], $26::bigint[])
     as n (seq, topic, key_hash, state, reason, error, attempts, due_us)
   cross join lateral (select i.id from outbox.message i where i.seq = n.seq) i
+  -- Discarded by an operator while it was tried again: it stays so.
+  where n.seq <> all (array(select a.seq from outbox.held_action a where a.seq = any ($19::bigint[]) and a.kind = 'discard'))
   on conflict (seq) do update
   set state = excluded.state,
     reason = excluded.reason,
-    error = excluded.error,
+    error = coalesce(excluded.error, h.error),
     attempts = excluded.attempts,
     due_at = excluded.due_at,
     -- The last ten: one came, so at most one goes.
