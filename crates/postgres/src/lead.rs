@@ -5,13 +5,13 @@
 
 use outboxd_core::{CatchUp, Cursor, KeyHash, Seq, Snapshot};
 use outboxd_engine::{HeldCount, OutboxError, Start, Term};
-use sqlx::Row;
 use sqlx::postgres::PgRow;
+use sqlx::{Row, SqlSafeStr};
 use uuid::Uuid;
 
 use crate::migrate::{SCHEMA_VERSION, SCHEMA_VERSION_MIN};
 use crate::outbox::{Memory, PostgresOutbox};
-use crate::session::{Call, CallError};
+use crate::session::{Call, CallError, pooled_by_transaction};
 
 /// First key of the advisory lock of the lead, "obld" in ASCII; the second is the oid of the message table.
 pub const LEAD_LOCK: i32 = 0x6f62_6c64;
@@ -22,15 +22,22 @@ impl PostgresOutbox {
         let row = call.row(sqlx::query(self.sql.lead_verify.clone())).await?;
         let verified = call.value(Verified::read(&row))?;
         verified.judge()?;
-        let lock = call.row(sqlx::query(self.sql.lead_lock.clone()).bind(LEAD_LOCK)).await?;
-        if !call.value(lock.try_get::<bool, _>("locked"))? {
+        let free = call.row(sqlx::query(self.sql.lead_free.clone()).bind(LEAD_LOCK)).await?;
+        if !call.value(free.try_get::<bool, _>("free"))? {
             call.done();
             return Ok(None);
         }
-        let backend: i32 = call.value(lock.try_get("backend"))?;
-        let led = (call.incarnation(), backend);
-        *self.memory() = Memory { led: Some(led), ..Memory::default() };
+        let backend: i32 = call.value(free.try_get("backend"))?;
+        let incarnation = call.incarnation();
         self.refuse_transaction_pooling(&mut call, backend).await?;
+        let lock = call.row(sqlx::query(self.sql.lead_lock.clone()).bind(LEAD_LOCK)).await?;
+        if !call.value(lock.try_get::<bool, _>("locked"))? {
+            // Another relay was quicker, and a standby has one session.
+            self.read_session.close().await;
+            call.done();
+            return Ok(None);
+        }
+        *self.memory() = Memory { led: Some((incarnation, backend)), ..Memory::default() };
         let nonce = Uuid::from_u128(rand::random());
         let bumped =
             call.row(sqlx::query(self.sql.lead_bump.clone()).bind(nonce).bind(&self.config.relay)).await?;
@@ -41,19 +48,15 @@ impl PostgresOutbox {
 
     /// Behind a proxy that pools by transaction, a lock belongs to whoever gets that server connection next. While one of our
     /// sessions is inside a transaction, the other cannot be given its connection: so either both show the same backend, or the
-    /// one with the lock moves to another.
+    /// one that is to hold the lock moves to another.
     async fn refuse_transaction_pooling(&self, lead: &mut Call<'_>, backend: i32) -> Result<(), OutboxError> {
         let mut read = self.read_session.call("take the lead").await?;
-        read.script(sqlx::SqlSafeStr::into_sql_str("begin")).await?;
-        let other: i32 = backend_of(&mut read).await?;
-        let now: i32 = backend_of(lead).await?;
-        read.script(sqlx::SqlSafeStr::into_sql_str("commit")).await?;
-        let incarnation = read.incarnation();
+        read.script("begin".into_sql_str()).await?;
+        let other = backend_of(&mut read).await?;
+        let now = backend_of(lead).await?;
+        read.script("commit".into_sql_str()).await?;
         read.done();
-        if other == backend || now != backend {
-            return Err(pooled());
-        }
-        self.same_incarnation(incarnation, "take the lead")
+        if other == backend || now != backend { Err(pooled_by_transaction()) } else { Ok(()) }
     }
 
     pub(crate) async fn start_term(&self, term: Term) -> Result<Start, OutboxError> {
@@ -104,7 +107,7 @@ impl PostgresOutbox {
         let has_lock: bool = call.value(row.try_get("has_lock"))?;
         let has_term: bool = call.value(row.try_get("has_term"))?;
         if self.memory().led.is_none_or(|(_, led)| led != backend) {
-            return Err(pooled());
+            return Err(pooled_by_transaction());
         }
         if !has_term {
             return Err(OutboxError::Fenced);
@@ -201,13 +204,6 @@ pub(crate) fn foreign() -> OutboxError {
             "serve the original, or, if nothing here waits to be dispatched, drop the outbox schema and run \
                  `outboxd migrate`"
                 .into(),
-    }
-}
-
-fn pooled() -> OutboxError {
-    OutboxError::Refused {
-        finding: "a proxy between relay and database pools by transaction, so that a session cannot hold the lead".into(),
-        remedy: "connect to PostgreSQL directly, or through a pool in session mode (PgBouncer: pool_mode = session)".into(),
     }
 }
 

@@ -187,8 +187,18 @@ impl CallError {
                 remedy: "the outbox is not installed as this version expects it: run `outboxd migrate`"
                     .into(),
             },
+            // Prepared statements that exist already, or no longer, were prepared on somebody else's server connection.
+            Some("42P05" | "26000") => pooled_by_transaction(),
             _ => OutboxError::unavailable(doing, self),
         }
+    }
+}
+
+/// Sessions do not keep what they hold.
+pub(crate) fn pooled_by_transaction() -> OutboxError {
+    OutboxError::Refused {
+        finding: "a proxy between relay and database pools by transaction, so that a session cannot hold the lead".into(),
+        remedy: "connect to PostgreSQL directly, or through a pool in session mode (PgBouncer: pool_mode = session)".into(),
     }
 }
 

@@ -18,6 +18,7 @@ pub fn reading_settings(config: &PostgresConfig) -> Vec<(&'static str, String)> 
 #[derive(Clone, Debug)]
 pub struct Statements {
     pub lead_verify: SqlStr,
+    pub lead_free: SqlStr,
     pub lead_lock: SqlStr,
     pub lead_bump: SqlStr,
     pub lead_keep: SqlStr,
@@ -42,6 +43,7 @@ impl Statements {
     pub fn new(schema: &SchemaName) -> Self {
         Self {
             lead_verify: render(include_str!("sql/lead_verify.sql"), schema),
+            lead_free: render(include_str!("sql/lead_free.sql"), schema),
             lead_lock: render(include_str!("sql/lead_lock.sql"), schema),
             lead_bump: render(include_str!("sql/lead_bump.sql"), schema),
             lead_keep: render(include_str!("sql/lead_keep.sql"), schema),
