@@ -388,3 +388,28 @@ async fn held_messages_and_the_order_behind_them_survive_a_kill_of_the_relay() {
     pair.account().await.assert_all_published(0);
     relay.expect_no_surprises(&[TOPIC_HELD]);
 }
+
+/// D3. Which keys are busy is read from the table by whoever leads next: a follower that was written meanwhile does not overtake.
+#[tokio::test]
+async fn a_parked_message_blocks_its_key_for_the_next_leader_too() {
+    let pair = Pair::install("blocks").await;
+    pair.create_bad(&[("max.message.bytes", SMALL_LIMIT)]).await;
+    let mut connection = pair.database.connect().await;
+    let parked = emit_sized(&mut connection, &pair.bad, "a", 50_000).await;
+    let mut relay = pair.setup.start().await;
+    checker::dealt_with(&pair.database.url(), SOON).await;
+    relay.kill_9().await;
+    for key in ["a", "b", "a", "b"] {
+        emit_sized(&mut connection, &pair.bad, key, 10).await;
+    }
+    let mut next = pair.setup.start().await;
+    all_dispatched(&mut next, 2).await;
+    checker::dealt_with(&pair.database.url(), SOON).await;
+    let held = pair.held().await;
+    assert_eq!(held.len(), 3, "{held:?}");
+    assert_eq!(pair.account().await.held, 3, "none of the key is published");
+    pair.setup.run_ok(&["held", "discard", &parked.to_string(), "--reason", "not needed"]).await;
+    all_dispatched(&mut next, 4).await;
+    pair.account().await.assert_clean(0);
+    next.expect_no_surprises(&[]);
+}
