@@ -232,13 +232,10 @@ async fn act(
                 .bind(held.seq)
                 .execute(&mut *transaction)
                 .await?;
-            // Only the head's place is taken by another: behind a parked head everything goes on waiting.
-            if held.head == id {
-                sqlx::query(include_str!("sql/held_promote.sql"))
-                    .bind(held.key_hash)
-                    .execute(&mut *transaction)
-                    .await?;
-            }
+            sqlx::query(include_str!("sql/held_promote.sql"))
+                .bind(held.key_hash)
+                .execute(&mut *transaction)
+                .await?;
         }
     }
     sqlx::query(include_str!("sql/held_audit.sql"))

@@ -1,5 +1,5 @@
--- The head of a key was discarded: the next message of the key is due now. One that waits for something of its own goes on
--- waiting for that.
+-- After a discard the first held message of the key waits for nobody, so it is due now if it only waited for an earlier one. One
+-- that waits for something of its own goes on waiting for that.
 -- ?1 key hash
 update outbox_held
 set state = 'retry', due_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')

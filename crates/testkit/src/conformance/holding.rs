@@ -85,12 +85,12 @@ pub async fn messages_of_a_topic_that_cannot_be_written_to_stay<H: Harness>(harn
     assert_eq!(holding.due(&[], &unblocked).await, [0, 1, 2, 3]);
 }
 
-/// Whatever state the followers are in.
+/// Whatever state the followers are in, and also if no attempt was charged to it.
 pub async fn a_parked_message_keeps_its_followers_back<H: Harness>(harness: &H) {
     let holding = Holding::new(
         harness,
         &[
-            ("orders", "a", Parked, 1),
+            ("orders", "a", Parked, 0),
             ("orders", "a", Behind, 0),
             ("orders", "a", Retry, 0),
             ("orders", "a", Topic, 0),
@@ -100,6 +100,17 @@ pub async fn a_parked_message_keeps_its_followers_back<H: Harness>(harness: &H) 
     assert_eq!(holding.due(&[], &[]).await, [0_usize; 0]);
     assert_eq!(holding.due(&[], &[holding.key(0)]).await, [0_usize; 0]);
     assert_eq!(holding.relay.held(&[]).await.expect("look").unblocked, []);
+}
+
+/// A message in the middle that is not released yet is not overtaken either.
+pub async fn a_follower_that_waits_keeps_later_ones_back<H: Harness>(harness: &H) {
+    let holding = Holding::new(
+        harness,
+        &[("orders", "a", Retry, 0), ("orders", "a", Behind, 0), ("orders", "a", Retry, 0)],
+    )
+    .await;
+    assert_eq!(holding.due(&[], &[]).await, [0]);
+    assert_eq!(holding.due(&[], &[holding.key(0)]).await, [0, 1, 2]);
 }
 
 /// A head that waits for its next attempt is not overtaken.

@@ -7,7 +7,7 @@ use outboxd_core::{Hold, HoldReason};
 use outboxd_engine::{AuditedAction, HeldFilter, HeldMessage, Operate, OperateError, Outbox, Severity};
 use uuid::Uuid;
 
-use super::{Holding, Intent, Operated, hold, leading};
+use super::{Holding, Intent, Operated, hold, leading, soon};
 
 fn action(why: &str) -> AuditedAction {
     AuditedAction { who: "ops@example.org".into(), why: why.into() }
@@ -180,8 +180,11 @@ pub async fn the_status_tells_leader_cursor_and_backlog<H: Operated>(harness: &H
     assert_eq!(status.held, [("parked".into(), "invalid_record".into(), 1)]);
 
     holding.relay.step_down().await;
-    let status = operator.status().await.expect("status");
-    assert!(!status.leader.alive, "the lead was given back: {status:?}");
+    soon("the lead was given back", async || {
+        let status = operator.status().await.expect("status");
+        (!status.leader.alive).then_some(())
+    })
+    .await;
 }
 
 /// A preflight that cries wolf is not read.
