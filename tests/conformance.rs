@@ -1,3 +1,5 @@
 //! The suite that every outbox passes.
 
 mod sqlite;
+
+mod postgres;
