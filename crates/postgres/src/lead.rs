@@ -73,7 +73,7 @@ impl PostgresOutbox {
         self.open_for_term().await?;
         let mut memory = self.memory();
         memory.bounds = crate::outbox::Bounds::default();
-        memory.held = crate::outbox::HeldMemory::default();
+        memory.held = crate::held::HeldMemory::default();
         if let Some(bound) = bound {
             memory.bounds.learn(cursor.high, bound);
         }

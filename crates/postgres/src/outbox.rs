@@ -6,12 +6,13 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use outboxd_core::{Cursor, KeyHash, Seq};
+use outboxd_core::{Cursor, Seq};
 use outboxd_engine::{
     Backlog, Due, DurabilityMark, HeldChange, HeldSignal, Outbox, OutboxError, PageLimit, PurgeLimit, Purged,
     ReadPage, ReleaseQuery, Settlement, Start, Term,
 };
 
+use crate::held::HeldMemory;
 use crate::session::{CallError, Incarnation, PostgresConfig, Purpose, Session};
 use crate::sql::Statements;
 
@@ -39,16 +40,6 @@ pub(crate) struct Memory {
     pub(crate) held: HeldMemory,
     /// Where the purge goes on.
     pub(crate) purged_to: i64,
-}
-
-/// What the last full look at the held messages said, and whether it still holds.
-#[derive(Debug, Default)]
-pub(crate) struct HeldMemory {
-    /// Number of held messages and the keys that have followers alone; `None` after something may have changed them.
-    pub(crate) known: Option<(u64, Vec<KeyHash>)>,
-    pub(crate) actions: i64,
-    /// Counts settles that touched held messages: a look that began before one says nothing.
-    pub(crate) changes: u64,
 }
 
 /// For a height: no message at or below it has an xid at or above the bound. Whatever drew its `seq` before `high` was drawn

@@ -487,7 +487,7 @@ mod tests {
             ("postgres://app:x@127.0.0.1/app", "Prefer", false),
             ("postgres://app:x@[::1]:5433/app", "Prefer", false),
             ("postgres://app:x@localhost/app", "Prefer", false),
-            ("postgres://app@/app?host=/run/postgresql", "Prefer", false),
+            ("postgres:///app?user=app&host=/run/postgresql", "Prefer", false),
             ("postgres://app:x@localhost/app?sslmode=verify-full", "VerifyFull", false),
         ] {
             let config = config(url);

@@ -2,7 +2,9 @@
 
 use outboxd_core::{Hold, HoldState, KeyHash, ReceiptEntry, Seq, receipts};
 use outboxd_engine::{OutboxError, Settlement};
+use sqlx::Row;
 
+use crate::held::Touched;
 use crate::outbox::PostgresOutbox;
 
 impl PostgresOutbox {
@@ -10,7 +12,7 @@ impl PostgresOutbox {
         let Settlement { term, before, after, receipts, receipts_out_of_order, holds, released } = settlement;
         let bound = self.memory().bounds.of(after.high).map(|bound| bound.to_string());
         let packed = Packed::of(receipts, receipts_out_of_order);
-        let touches_held = !holds.is_empty() || !released.is_empty();
+        let mut touched = Touched::by(&holds);
         let columns = HoldColumns::of(holds);
         let catch_up = |cursor: &outboxd_core::Cursor| {
             cursor.catch_up.as_ref().map(|c| (c.pos.0, c.until.as_str().to_owned())).unzip()
@@ -46,13 +48,14 @@ impl PostgresOutbox {
             .bind(columns.due_us)
             .bind(released.iter().map(|seq| seq.0).collect::<Vec<_>>());
         let rows = call.rows(statement).await?;
-        call.done();
-        if rows.is_empty() {
+        let Some(row) = rows.first() else {
+            call.done();
             return Err(OutboxError::Fenced);
-        }
-        if touches_held {
-            self.memory().held.changed();
-        }
+        };
+        touched.held_more = call.value(row.try_get("held_more"))?;
+        touched.keys.extend(call.value(row.try_get::<Vec<i64>, _>("keys_released"))?);
+        call.done();
+        self.memory().held.settled(touched);
         Ok(())
     }
 }

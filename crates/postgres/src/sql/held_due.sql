@@ -1,46 +1,86 @@
 -- Which held messages may be published now? Those that are due and have no earlier held message of their key that is parked, not
 -- due, or has failed before (that one must be answered first). $1: topics that cannot be written to, $2: keys whose followers
 -- may go, $3 messages and $4 bytes: the limits.
--- held_key_hash_seq serves the earlier messages of a key, message_pkey the messages.
-with due as materialized (
-  select h.seq, h.attempts
+--
+-- Candidates are due, and the first message of their key does not block them: one probe of held_key_hash_seq each, for the first
+-- $5 that are due (what is due and blocked for long, held_demote.sql puts behind). Another message between the first one and them
+-- may block them too: it is looked for once per key, over candidates alone, because whatever precedes it there is due. So a key
+-- with many followers costs no more than a page.
+with unblocked as materialized (
+  select k.key_hash from unnest($2::bigint[]) as k (key_hash)
+), scanned as materialized (
+  select h.seq, h.key_hash, h.attempts
   from outbox.held h
   where h.topic <> all ($1::text[])
     and case h.state
       when 'retry' then coalesce(h.due_at <= now(), true)
       when 'topic' then coalesce(h.due_at <= now(), true)
-      when 'behind' then h.key_hash = any ($2::bigint[])
+      when 'behind' then h.key_hash in (select u.key_hash from unblocked u)
       else false
     end
-    and not exists (
-      select
-      from outbox.held e
-      where e.key_hash = h.key_hash and e.seq < h.seq
-        and (
-          e.attempts > 0
-          or e.topic = any ($1::text[])
-          or not case e.state
-            when 'retry' then coalesce(e.due_at <= now(), true)
-            when 'topic' then coalesce(e.due_at <= now(), true)
-            when 'behind' then e.key_hash = any ($2::bigint[])
-            else false
-          end
-        )
+  order by h.seq
+  limit $5
+), candidate as materialized (
+  select h.seq, h.key_hash, h.attempts
+  from scanned h
+  where h.key_hash is null or (
+      select f.seq >= h.seq or (
+        f.attempts = 0
+        and f.topic <> all ($1::text[])
+        and case f.state
+          when 'retry' then coalesce(f.due_at <= now(), true)
+          when 'topic' then coalesce(f.due_at <= now(), true)
+          when 'behind' then f.key_hash in (select u.key_hash from unblocked u)
+          else false
+        end
+      )
+      from outbox.held f
+      where (f.key_hash, f.seq) >= (h.key_hash, -9223372036854775808)
+      order by f.key_hash, f.seq
+      limit 1
     )
   order by h.seq
   limit $3
+), blocked as materialized (
+  select k.key_hash, b.seq
+  from (
+    select c.key_hash, max(c.seq) as last from candidate c where c.key_hash is not null group by c.key_hash
+  ) k
+  cross join lateral (
+    select e.seq
+    from outbox.held e
+    where (e.key_hash, e.seq) >= (k.key_hash, -9223372036854775808) and (e.key_hash, e.seq) < (k.key_hash, k.last)
+      and not (
+        e.attempts = 0
+        and e.topic <> all ($1::text[])
+        and case e.state
+          when 'retry' then coalesce(e.due_at <= now(), true)
+          when 'topic' then coalesce(e.due_at <= now(), true)
+          when 'behind' then e.key_hash in (select u.key_hash from unblocked u)
+          else false
+        end
+      )
+    order by e.key_hash, e.seq
+    limit 1
+  ) b
 ), sized as (
   select d.seq, d.attempts, sum(m.bytes) over (order by d.seq rows unbounded preceding) - m.bytes as bytes_before
-  from due d
+  from (
+    select c.seq, c.attempts
+    from candidate c
+    left join blocked b on b.key_hash = c.key_hash
+    where b.seq is null or c.seq <= b.seq
+  ) d
   cross join lateral (
     select coalesce(octet_length(m.payload), 0) + coalesce(octet_length(m.key), 0) + coalesce(pg_column_size(m.headers), 0) as bytes
     from outbox.message m
     where m.seq = d.seq
   ) m
 )
-select s.attempts, (extract(epoch from clock_timestamp()) * 1000000)::bigint as clock_us, m.seq, m.id, m.topic, m.key, m.payload, m.headers::text as headers, m.partition, m.content_type,
-  m.correlation_id, m.causation_id, m.traceparent, m.tracestate, m.created_at
+select s.attempts, (extract(epoch from clock_timestamp()) * 1000000)::bigint as clock_us, m.seq, m.id, m.topic, m.key, m.payload,
+  m.headers::text as headers, m.partition, m.content_type, m.correlation_id, m.causation_id, m.traceparent, m.tracestate,
+  m.created_at
 from sized s
-join outbox.message m on m.seq = s.seq
+cross join lateral (select i.* from outbox.message i where i.seq = s.seq) m
 where s.bytes_before < $4
 order by s.seq

@@ -32,7 +32,7 @@ with moved as (
   delete from outbox.held h
   using moved m
   where h.seq = any ($27::bigint[])
-  returning h.seq
+  returning h.key_hash
 ), holds as (
   insert into outbox.held as h (seq, id, topic, key_hash, state, reason, error, attempts, failures, due_at, held_at)
   select n.seq, i.id, n.topic, n.key_hash, n.state, n.reason, n.error, n.attempts,
@@ -55,7 +55,10 @@ with moved as (
     -- The last ten: one came, so at most one goes.
     failures = case when jsonb_array_length(h.failures || excluded.failures) > 10
       then (h.failures || excluded.failures) - 0 else h.failures || excluded.failures end
-  returning h.seq
+  -- A row that was inserted has no earlier version.
+  returning h.xmax = 0 as is_new
 )
-select (select count(*) from released) as released, (select count(*) from holds) as holds
+select
+  (select count(*) from holds o where o.is_new) - (select count(*) from released) as held_more,
+  array(select distinct r.key_hash from released r where r.key_hash is not null) as keys_released
 from moved m
