@@ -36,7 +36,8 @@ struct Figure {
 async fn main() {
     let rows = setting("OUTBOXD_BENCH_ROWS", 500_000);
     let rounds = setting("OUTBOXD_BENCH_ROUNDS", 3);
-    let server = postgres::Server::start(postgres::Options::default().setting("max_wal_size", "8GB")).await.unwrap();
+    let server =
+        postgres::Server::start(postgres::Options::default().setting("max_wal_size", "8GB")).await.unwrap();
     let broker = kafka::Broker::start(kafka::Options::default()).await.unwrap();
     let url = server.url("postgres");
     let mut database = PgConnection::connect(&url).await.unwrap();
@@ -143,7 +144,13 @@ impl ProducerContext for Acknowledged {
     }
 }
 
-async fn baseline(database: &mut PgConnection, bootstrap: &str, topic: &str, rows: i64, batch: i64) -> Figure {
+async fn baseline(
+    database: &mut PgConnection,
+    bootstrap: &str,
+    topic: &str,
+    rows: i64,
+    batch: i64,
+) -> Figure {
     fill(database, "baseline", topic, rows).await;
     let acknowledged = Arc::new(AtomicUsize::new(0));
     let began = Instant::now();
@@ -171,7 +178,9 @@ async fn baseline(database: &mut PgConnection, bootstrap: &str, topic: &str, row
         let mut ids: Vec<i64> = Vec::with_capacity(page.len());
         for row in &page {
             ids.push(row.get(0));
-            let record = BaseRecord::to(row.get::<&str, _>(1)).key(row.get::<&str, _>(2)).payload(row.get::<&[u8], _>(3));
+            let record = BaseRecord::to(row.get::<&str, _>(1))
+                .key(row.get::<&str, _>(2))
+                .payload(row.get::<&[u8], _>(3));
             producer.send(record).map_err(|(error, _)| error).unwrap();
         }
         published += page.len();

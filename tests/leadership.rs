@@ -103,7 +103,7 @@ async fn sessions(connection: &mut PgConnection) -> Vec<(String, bool)> {
     .unwrap()
 }
 
-/// D1. `pg_terminate_backend` on any of the leader's sessions costs a term and nothing else.
+/// D1. `pg_terminate_backend` on a session that the leader reads, publishes or settles by costs a term and nothing else.
 #[tokio::test]
 async fn a_leader_whose_sessions_are_ended_leads_again_and_loses_nothing() {
     let database = Database::create().await;
@@ -112,20 +112,13 @@ async fn a_leader_whose_sessions_are_ended_leads_again_and_loses_nothing() {
     relay.leads(SOON).await;
     let mut connection = database.connect().await;
     let writing = Workload::new(std::slice::from_ref(&place.topic), 3).start(&database.url()).await;
-    for round in 1..=5_u32 {
+    for (round, purpose) in (1_u32..).zip(["lead", "read", "durable", "lead", "read"]) {
         let target = f64::from(round) * 40.0;
         relay
             .wait_until("more are dispatched", SOON, |m| m.sum("outboxd_dispatched_total", &[]) > target)
             .await;
         let before = epoch(&mut connection).await;
-        sqlx::query(
-            "select pg_terminate_backend(pid) from pg_stat_activity
-             where datname = current_database() and application_name like 'outboxd%'
-             order by random() limit 1",
-        )
-        .execute(&mut connection)
-        .await
-        .unwrap();
+        assert!(terminate(&mut connection, purpose).await, "the leader has a session named {purpose}");
         eventually("a new term", SOON, async || {
             (epoch(&mut database.connect().await).await > before).then_some(())
         })
@@ -134,4 +127,42 @@ async fn a_leader_whose_sessions_are_ended_leads_again_and_loses_nothing() {
     writing.stop().await;
     place.account().await.assert_all_published(5 * 16_000);
     relay.expect_no_surprises(&["the database is not available"]);
+}
+
+/// D1. The session for housekeeping has nothing that a message depends on: it is opened again and nobody else notices.
+#[tokio::test]
+async fn a_leader_whose_housekeeping_session_is_ended_goes_on_leading() {
+    let database = Database::create().await;
+    let place = Place::install(&database.url(), &shared::kafka(), "housekeeping").await;
+    let mut relay = place.setup.start().await;
+    relay.leads(SOON).await;
+    let mut connection = database.connect().await;
+    let first = epoch(&mut connection).await;
+    for round in 1..=3_u32 {
+        eventually("a session for housekeeping", SOON, async || {
+            terminate(&mut connection, "rest").await.then_some(())
+        })
+        .await;
+        place.emit("k", &round.to_string()).await;
+        relay
+            .wait_until("it is dispatched", SOON, |m| {
+                m.sum("outboxd_dispatched_total", &[]) >= f64::from(round)
+            })
+            .await;
+    }
+    place.account().await.assert_all_published(0);
+    assert_eq!(epoch(&mut connection).await, first, "it is the same term");
+}
+
+/// Ends a session of the relay. Whether there was one.
+async fn terminate(connection: &mut PgConnection, purpose: &str) -> bool {
+    let ended: Option<bool> = sqlx::query_scalar(
+        "select pg_terminate_backend(pid) from pg_stat_activity
+         where datname = current_database() and application_name like 'outboxd ' || $1 || ' %' limit 1",
+    )
+    .bind(purpose)
+    .fetch_optional(connection)
+    .await
+    .unwrap();
+    ended.is_some()
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use outboxd_testkit::checker::{self, Account};
 use outboxd_testkit::kafka::{self, Broker};
 use outboxd_testkit::postgres::Database;
-use outboxd_testkit::relay::{Metrics, Relay, Setup};
+use outboxd_testkit::relay::{Metrics, Relay, Setup, eventually};
 use outboxd_testkit::shared;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
@@ -89,6 +89,14 @@ async fn set_limit(topic: &str, bytes: &str) {
     let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("max.message.bytes", bytes);
     let changed = admin.alter_configs([&change], &AdminOptions::new()).await.unwrap();
     changed.into_iter().for_each(|result| drop(result.unwrap()));
+    // The controller has taken it; the brokers follow.
+    let described = async || {
+        let topic = [ResourceSpecifier::Topic(topic)];
+        let described =
+            admin.describe_configs(&topic, &AdminOptions::new()).await.unwrap().remove(0).unwrap();
+        (described.get("max.message.bytes")?.value.as_deref() == Some(bytes)).then_some(())
+    };
+    eventually("the broker knows the new limit", SOON, described).await;
 }
 
 async fn all_dispatched(relay: &mut Relay, messages: u32) -> Metrics {
@@ -335,7 +343,7 @@ async fn an_operator_lists_shows_retries_and_discards_held_messages_and_the_audi
         let shown = pair.setup.run_json(&["held", "show", &retried.to_string(), "--output", "json"]).await;
         (shown["state"] == "parked").then(|| shown["attempts"].clone())
     };
-    let attempts = outboxd_testkit::relay::eventually("it is parked again", SOON, attempts).await;
+    let attempts = eventually("it is parked again", SOON, attempts).await;
     assert_eq!(attempts, 2);
 
     set_limit(&pair.bad, "1000000").await;

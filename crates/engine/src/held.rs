@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 
 use outboxd_core::KeyHash;
+use tokio::time::Instant;
 
 use crate::outbox::{HeldCount, HeldSignal};
 
@@ -35,6 +36,8 @@ pub(crate) struct HeldBook {
     pub(crate) round: Round,
     /// Held rows may exist: worth asking.
     pub(crate) any: bool,
+    /// When the last messages were released.
+    pub(crate) released_at: Option<Instant>,
 }
 
 impl HeldBook {

@@ -75,7 +75,8 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             Err(refusal) => {
                 let rests_on_topic =
                     matches!(refusal, Refusal::TooLarge { .. } | Refusal::NoSuchPartition { .. });
-                if rests_on_topic && self.lasting.topics.doubt(&message.topic, Instant::now()) {
+                let released_at = released.and(self.held.released_at);
+                if rests_on_topic && self.lasting.topics.doubt(&message.topic, Instant::now(), released_at) {
                     self.ask_for_topics();
                     return Step::Wait;
                 }

@@ -84,6 +84,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         if messages.is_empty() {
             return;
         }
+        self.held.released_at = Some(now);
         self.observer.observe(&Event::Released { messages: messages.len() });
         tracing::debug!(target: "outboxd::held", messages = messages.len(), "held messages are published again");
         let frame = self.window.push_release(metas, bytes);

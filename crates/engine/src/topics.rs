@@ -73,10 +73,14 @@ impl Topics {
         }
     }
 
-    /// Forgets an answer that is too old to refuse a message by. Whether it did.
-    pub(crate) fn doubt(&mut self, topic: &str, now: Instant) -> bool {
+    /// Forgets an answer that is too old to refuse a message by: a released one is judged by what was answered after its release,
+    /// because an operator retries it when the topic has been changed. Whether it did.
+    pub(crate) fn doubt(&mut self, topic: &str, now: Instant, released_at: Option<Instant>) -> bool {
         match self.entries.get_mut(topic) {
-            Some(entry) if now.saturating_duration_since(entry.checked_at) > BELIEVED_FOR => {
+            Some(entry)
+                if now.saturating_duration_since(entry.checked_at) > BELIEVED_FOR
+                    || released_at.is_some_and(|released_at| entry.checked_at < released_at) =>
+            {
                 entry.known = Known::Nothing;
                 true
             }

@@ -244,6 +244,21 @@ async fn a_retried_head_goes_out_before_its_followers_and_newer_messages() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_retried_message_is_judged_by_what_its_topic_takes_now() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&[]));
+    broker.limit_topic("orders", 1);
+    table.commit(&numbered("orders", "a", 0..1));
+    let relay = Running::start(&table, &broker);
+    until("a0 parked", || table.held().len() == 1).await;
+    // At once: what is known of the topic is less than a second old.
+    broker.limit_topic("orders", 1_000_000);
+    table.retry(table.held()[0].seq);
+    until("a0 out", || table.held().is_empty()).await;
+    assert_eq!(relay.counts().parked, 1);
+    relay.drained().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_discarded_head_frees_its_followers() {
     let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders"]));
     broker.refuse("a0", Fault::InvalidRecord, u32::MAX);

@@ -71,7 +71,12 @@ impl ScriptedBroker {
 
     /// Makes a topic writable.
     pub fn create_topic(&self, topic: &str) {
-        let info = TopicInfo { partitions: 1, max_message_bytes: 1_000_000 };
+        self.limit_topic(topic, 1_000_000);
+    }
+
+    /// Makes a topic writable for records of at most so many bytes.
+    pub fn limit_topic(&self, topic: &str, max_message_bytes: usize) {
+        let info = TopicInfo { partitions: 1, max_message_bytes };
         self.change(|state| {
             state.topics.insert(topic.into(), TopicState::Writable(info));
         });
