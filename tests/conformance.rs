@@ -1,5 +1,7 @@
 //! The suite that every outbox passes.
 
+mod memory;
+
 mod sqlite;
 
 mod postgres;

@@ -150,6 +150,45 @@ async fn neither_http_nor_the_log_shows_a_key_or_payload_and_http_no_correlation
     }
 }
 
+#[tokio::test]
+async fn every_line_about_a_message_names_it_and_shows_its_key_only_when_asked() {
+    for shows_keys in [false, true] {
+        let broker = MockBroker::start().unwrap();
+        broker.create_topic("orders", 1).unwrap();
+        let (_directory, url, setup) = shop().await;
+        let setup = setup
+            .set("kafka.bootstrap_servers", broker.bootstrap_servers())
+            .set("log.keys", shows_keys)
+            .variable("OUTBOXD_LOG", "trace");
+        let mut relay = setup.start().await;
+        emit(&url, "k3y-canary", "p4yload-canary", "c0rrelation-canary").await;
+        relay
+            .wait_until("it is dispatched", SOON, |metrics| {
+                metrics.sum("outboxd_dispatched_total", &[]) > 0.0
+            })
+            .await;
+        assert!(relay.terminate(SOON).await.success());
+        let logged = relay.logged();
+        let about: Vec<&Value> = logged
+            .iter()
+            .filter_map(|line| line.json.as_ref())
+            .filter(|line| line["message"] == "message is acknowledged")
+            .collect();
+        assert_eq!(about.len(), 1, "{logged:?}");
+        let line = about[0];
+        assert_eq!(
+            (&line["correlation_id"], &line["topic"], &line["seq"]),
+            (&"c0rrelation-canary".into(), &"orders".into(), &1.into()),
+            "{line}"
+        );
+        assert!(line["message_id"].is_string() && line["key_hash"].is_string(), "{line}");
+        let key = if shows_keys { "k3y-canary".into() } else { Value::Null };
+        assert_eq!(line["key"], key, "{line}");
+        assert!(!line["key_hash"].to_string().contains("k3y"), "{line}");
+        assert!(logged.iter().all(|line| !line.text.contains("p4yload")));
+    }
+}
+
 #[test]
 fn a_port_that_is_taken_ends_the_relay_with_78_and_names_the_key() {
     let directory = tempfile::tempdir().unwrap();

@@ -12,15 +12,16 @@ use outboxd_testkit::wait;
 use tokio::time::timeout;
 
 use super::{
-    LIMIT, all_reports, deliver, enqueue_all, fault, look_up, publisher_to, receipts, record, writable,
+    LIMIT, all_reports, deliver, enqueue_all, fault, look_up, publisher_to, receipts, record, with_client,
+    writable,
 };
 
 const TOPIC: &str = "orders";
 
-fn mock() -> (MockBroker, KafkaPublisher) {
+async fn mock() -> (MockBroker, KafkaPublisher) {
     let broker = MockBroker::start().unwrap();
     broker.create_topic(TOPIC, 1).unwrap();
-    let publisher = publisher_to(broker.bootstrap_servers());
+    let publisher = publisher_to(broker.bootstrap_servers()).await;
     (broker, publisher)
 }
 
@@ -48,14 +49,13 @@ async fn a_broker_that_is_killed_and_started_again_costs_no_error_and_no_order()
     let (bootstrap, topic) = (broker.bootstrap(), unique_topic("restart"));
     create_topic(&bootstrap, &topic, 3, &[]).await;
     let config = KafkaConfig { queue_messages: 2_000, ..KafkaConfig::new(&bootstrap) };
-    let mut publisher = KafkaPublisher::new(config).unwrap();
+    let mut publisher = with_client(config).await;
     let mut records = numbered(&topic, RECORDS);
     let mut reports = enqueue_all(&mut publisher, 0, records.by_ref().take(5_000)).await;
     broker.kill_9().await.unwrap();
     let trouble = wait::until_true("the client notices", LIMIT, || publisher.last_error().is_some());
     trouble.await.unwrap();
-    assert!(!publisher.flush(Duration::from_millis(100)).await, "nothing can be acknowledged now");
-    assert!(publisher.stats().queue_messages > 0);
+    assert!(publisher.stats().queue_messages > 0, "nothing can be acknowledged now");
     broker.start_again().await.unwrap();
     reports.extend(enqueue_all(&mut publisher, 5_000, records).await);
     all_reports(&mut publisher, &mut reports, usize::try_from(RECORDS).unwrap()).await;
@@ -77,7 +77,7 @@ async fn a_broker_that_freezes_costs_no_error_and_no_order() {
     // Frozen for longer than a request waits: requests are given up and sent again.
     config.properties.insert("socket.timeout.ms".into(), "1000".into());
     config.properties.insert("request.timeout.ms".into(), "800".into());
-    let mut publisher = KafkaPublisher::new(config).unwrap();
+    let mut publisher = with_client(config).await;
     let mut records = numbered(&topic, RECORDS);
     let mut reports = enqueue_all(&mut publisher, 0, records.by_ref().take(5_000)).await;
     broker.pause().unwrap();
@@ -94,10 +94,10 @@ async fn a_broker_that_freezes_costs_no_error_and_no_order() {
 
 #[tokio::test]
 async fn a_full_queue_gives_the_record_back_and_keeps_the_order() {
-    let (broker, _) = mock();
+    let (broker, _) = mock().await;
     broker.go_down().unwrap();
     let config = KafkaConfig { queue_messages: 10, ..KafkaConfig::new(broker.bootstrap_servers()) };
-    let mut publisher = KafkaPublisher::new(config).unwrap();
+    let mut publisher = with_client(config).await;
     for (nth, record) in (0..).zip(numbered(TOPIC, 10)) {
         publisher.enqueue(Token(nth), record).expect("there is room");
     }
@@ -116,10 +116,10 @@ async fn a_full_queue_gives_the_record_back_and_keeps_the_order() {
 
 #[tokio::test]
 async fn a_queue_full_of_bytes_takes_one_record_of_any_size_that_it_allows() {
-    let (broker, _) = mock();
+    let (broker, _) = mock().await;
     broker.go_down().unwrap();
     let config = KafkaConfig { queue_bytes: 2_000_000, ..KafkaConfig::new(broker.bootstrap_servers()) };
-    let mut publisher = KafkaPublisher::new(config).unwrap();
+    let mut publisher = with_client(config).await;
     let large = || record(TOPIC, None, vec![0_u8; 1_000_000]);
     publisher.enqueue(Token(0), large()).expect("there is room");
     let second = publisher.enqueue(Token(1), large());
@@ -129,7 +129,7 @@ async fn a_queue_full_of_bytes_takes_one_record_of_any_size_that_it_allows() {
 
 #[tokio::test]
 async fn a_renewal_throws_away_what_is_in_flight_and_its_reports_never_come() {
-    let (broker, mut publisher) = mock();
+    let (broker, mut publisher) = mock().await;
     writable(&publisher, TOPIC).await;
     broker.answer_after(Duration::from_secs(2)).unwrap();
     enqueue_all(&mut publisher, 0, numbered(TOPIC, 100)).await;
@@ -144,7 +144,7 @@ async fn a_renewal_throws_away_what_is_in_flight_and_its_reports_never_come() {
 
 #[tokio::test]
 async fn a_fatal_client_says_so_and_works_again_after_a_renewal() {
-    let (broker, mut publisher) = mock();
+    let (broker, mut publisher) = mock().await;
     receipts(&deliver(&mut publisher, numbered(TOPIC, 10).collect()).await);
     broker.refuse_produce(&[MockRefusal::OutOfOrderSequence]).unwrap();
     let reports = deliver(&mut publisher, numbered(TOPIC, 10).collect()).await;
@@ -170,7 +170,7 @@ async fn a_refused_batch_is_reported_and_later_records_go_on() {
         (MockRefusal::TooLarge, Fault::TooLarge),
         (MockRefusal::TopicUnauthorized, Fault::TopicUnauthorized),
     ] {
-        let (broker, mut publisher) = mock();
+        let (broker, mut publisher) = mock().await;
         writable(&publisher, TOPIC).await;
         broker.refuse_produce(&[refusal]).unwrap();
         let reports = deliver(&mut publisher, numbered(TOPIC, 1).collect()).await;
@@ -186,7 +186,7 @@ async fn a_refused_batch_is_reported_and_later_records_go_on() {
 #[tokio::test]
 async fn what_librdkafka_mends_by_itself_is_not_reported() {
     for refusal in [MockRefusal::NotEnoughReplicas, MockRefusal::Disconnect] {
-        let (broker, mut publisher) = mock();
+        let (broker, mut publisher) = mock().await;
         broker.refuse_produce(&[refusal, refusal]).unwrap();
         let reports = deliver(&mut publisher, numbered(TOPIC, 10).collect()).await;
         let offsets: Vec<i64> = receipts(&reports).values().map(|receipt| receipt.offset).collect();
@@ -196,28 +196,27 @@ async fn what_librdkafka_mends_by_itself_is_not_reported() {
 
 #[tokio::test]
 async fn brokers_that_are_down_from_the_start_are_waited_for() {
-    let (broker, _) = mock();
+    let (broker, _) = mock().await;
     broker.go_down().unwrap();
     let config = KafkaConfig {
         look_up_within: Duration::from_millis(300),
         ..KafkaConfig::new(broker.bootstrap_servers())
     };
-    let mut publisher = KafkaPublisher::new(config).expect("a broker that is down is no error");
+    let mut publisher = with_client(config).await;
     let asked = Instant::now();
     let state = look_up(&publisher, TOPIC).await;
     assert!(matches!(state, TopicState::Unreachable(_)), "{state:?}");
     assert!(asked.elapsed() < Duration::from_secs(2), "a look-up keeps its deadline: {:?}", asked.elapsed());
     let mut reports = enqueue_all(&mut publisher, 0, numbered(TOPIC, 10)).await;
-    assert!(!publisher.flush(Duration::from_millis(300)).await);
+    assert_eq!(publisher.stats().queue_messages, 10);
     broker.come_up().unwrap();
     all_reports(&mut publisher, &mut reports, 10).await;
     receipts(&reports);
-    assert!(publisher.flush(LIMIT).await);
 }
 
 #[tokio::test]
 async fn waiting_for_reports_can_be_given_up_without_losing_one() {
-    let (broker, mut publisher) = mock();
+    let (broker, mut publisher) = mock().await;
     broker.answer_after(Duration::from_millis(20)).unwrap();
     let mut reports = Vec::new();
     enqueue_all(&mut publisher, 0, numbered(TOPIC, 500)).await;

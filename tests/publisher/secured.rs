@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use outboxd_core::{Fault, HoldReason, TopicInfo};
 use outboxd_engine::{Publisher as _, Severity, Token, TopicState};
-use outboxd_kafka::{KafkaConfig, KafkaPublisher};
+use outboxd_kafka::KafkaConfig;
 use outboxd_testkit::kafka::{Broker, Options, create_topic, read_all, unique_topic};
 use outboxd_testkit::wait;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
 use tokio::time::timeout;
 
-use super::{LIMIT, deliver, fault, kafka_tool, look_up, receipts, record, run, writable};
+use super::{LIMIT, deliver, fault, kafka_tool, look_up, receipts, record, run, with_client, writable};
 
 const USER: &str = "relay";
 const PASSWORD: &str = "correct horse";
@@ -104,7 +104,7 @@ async fn write_and_describe_on_a_topic_are_enough_and_nothing_less_is() {
     secured.broker.allow(USER, &["Describe"], &describe_only).unwrap();
 
     let config = KafkaConfig { message_max_bytes: 400_000, ..secured.config() };
-    let mut publisher = KafkaPublisher::new(config.clone()).unwrap();
+    let mut publisher = with_client(config.clone()).await;
     let info = writable(&publisher, &allowed).await;
     assert_eq!(info.partitions, 2);
     assert_eq!(info.max_message_bytes, 400_000, "without DESCRIBE_CONFIGS the limit is the configured one");
@@ -154,7 +154,7 @@ async fn refused_credentials_and_certificates_are_told_and_never_a_messages_faul
         (secured.config_with("sasl.password", "canary-password"), "Authentication"),
         (secured.config_with("ssl.ca.pem", &other_authority), "SSL"),
     ] {
-        let mut publisher = KafkaPublisher::new(config.clone()).unwrap();
+        let mut publisher = with_client(config.clone()).await;
         publisher.enqueue(Token(0), record(&topic, None, "x")).unwrap();
         let told = wait::until_true("the client is refused", LIMIT, || {
             publisher

@@ -31,6 +31,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                     }
                     tracing::trace!(target: "outboxd::publish", seq = meta.seq.0, message_id = %meta.id,
                         correlation_id = meta.correlation_id, topic = &*meta.topic,
+                        key_hash = meta.key_hash.map(display), key = meta.key_shown.as_deref(),
                         partition = receipt.partition, offset = receipt.offset, "message is acknowledged");
                     self.window.dispatched(report.token, meta, receipt, now);
                 }
@@ -50,7 +51,8 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         let attempts = meta.attempts();
         let verdict = classify(error.fault, alone, attempts, self.config.attempts_max);
         tracing::debug!(target: "outboxd::classify", seq = meta.seq.0, message_id = %meta.id,
-            correlation_id = meta.correlation_id, topic = &*meta.topic, error = error.code, ?verdict, "attempt failed");
+            correlation_id = meta.correlation_id, topic = &*meta.topic, key_hash = meta.key_hash.map(display),
+            key = meta.key_shown.as_deref(), error = error.code, ?verdict, "attempt failed");
         let outcome = match verdict {
             Verdict::Outage | Verdict::OutageOfProducer => {
                 let renew = verdict == Verdict::OutageOfProducer;

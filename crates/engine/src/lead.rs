@@ -27,6 +27,7 @@ pub(crate) enum TermEnd {
 impl<O: Outbox, P: Publisher> Relay<O, P> {
     /// Leads until drained or lost.
     pub(crate) async fn serve(&mut self, term: Term, drain: &CancellationToken) -> TermEnd {
+        self.publisher.renew().await;
         let mut background = JoinSet::new();
         background.spawn(keep(Arc::clone(&self.outbox), term));
         background.spawn(purge::upkeep(
@@ -36,13 +37,8 @@ impl<O: Outbox, P: Publisher> Relay<O, P> {
         ));
         let end = self.runs(term, &mut background, drain).await;
         background.shutdown().await;
-        match &end {
-            TermEnd::Drained => {
-                self.publisher.flush(std::time::Duration::ZERO).await;
-            }
-            // What is still queued must not go out under a lead that is lost.
-            TermEnd::Lost(_) => self.publisher.renew().await,
-        }
+        // What is still queued must not go out under a lead that is lost.
+        self.publisher.close().await;
         self.outbox.step_down().await;
         end
     }

@@ -188,6 +188,12 @@ pub trait Operate: Send + Sync {
     /// [`OutboxError::Unavailable`] if the database does not answer at all.
     fn check(&self) -> impl Future<Output = Result<Vec<Finding>, OutboxError>> + Send;
 
+    /// The topics in use: those of held messages and of the newest intents, without repetition and in order.
+    ///
+    /// # Errors
+    /// [`OutboxError`].
+    fn topics(&self) -> impl Future<Output = Result<Vec<String>, OutboxError>> + Send;
+
     /// Held messages, ascending by `seq`.
     ///
     /// # Errors

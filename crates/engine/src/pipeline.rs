@@ -251,6 +251,7 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
             correlation_id: message.correlation_id.clone(),
             topic: self.lasting.topics.name(&message.topic),
             key_hash: outboxd_core::KeyHash::of(message),
+            key_shown: message.key.as_deref().filter(|_| self.config.log_keys).map(Box::from),
             released,
             inserted_at: read_at.checked_sub(message.age).unwrap_or(read_at),
         }

@@ -7,6 +7,7 @@ use outboxd_core::{
     Hold, HoldReason, HoldState, Message, Refusal, Verdict, classify, record::topic_is_legal, route,
 };
 use tokio::time::Instant;
+use tracing::field::display;
 
 use crate::observe::{Event, Outcome};
 use crate::outbox::Outbox;
@@ -207,12 +208,12 @@ pub(crate) fn hold(message: &Message, state: HoldState, reason: HoldReason, rele
 pub(crate) fn log_hold(meta: &Meta, hold: &Hold) {
     let (seq, message_id, correlation_id) = (meta.seq.0, &meta.id, &meta.correlation_id);
     let (topic, reason) = (&*meta.topic, hold.reason.as_str());
-    let key_hash = hold.key_hash.map(|hash| hash.to_string());
+    let (key_hash, key) = (hold.key_hash.map(display), meta.key_shown.as_deref());
     if hold.state == HoldState::Parked {
-        tracing::error!(target: "outboxd::held", seq, %message_id, correlation_id, topic, key_hash, reason,
+        tracing::error!(target: "outboxd::held", seq, %message_id, correlation_id, topic, key_hash, key, reason,
             error = hold.error, "message is parked: an operator must retry or discard it");
     } else {
-        tracing::debug!(target: "outboxd::held", seq, %message_id, correlation_id, topic, key_hash, reason,
+        tracing::debug!(target: "outboxd::held", seq, %message_id, correlation_id, topic, key_hash, key, reason,
             error = hold.error, "message is held");
     }
 }

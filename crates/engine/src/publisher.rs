@@ -5,7 +5,6 @@
 //! What happened is reported in the words of [`Fault`](outboxd_core::Fault); what it means is not decided here.
 
 use std::future::Future;
-use std::time::Duration;
 
 use outboxd_core::{DeliveryError, HoldReason, Receipt, Record, Refusal, TopicInfo};
 
@@ -80,8 +79,9 @@ pub trait Publisher: Send + 'static {
     /// may not be in the log; their reports never come.
     fn renew(&mut self) -> impl Future<Output = ()> + Send;
 
-    /// Waits until nothing is queued or in flight, at most until the deadline passes. Returns whether it is so.
-    fn flush(&mut self, deadline: Duration) -> impl Future<Output = bool> + Send;
+    /// Throws away whatever is queued or in flight, and the client with it, until the next [`Publisher::renew`]. A publisher
+    /// begins closed.
+    fn close(&mut self) -> impl Future<Output = ()> + Send;
 
     /// The client's queue.
     fn stats(&self) -> PublisherStats;

@@ -56,6 +56,8 @@ pub struct RelayConfig {
     pub purge: PurgeLimit,
     /// How long a drain may take.
     pub grace: Duration,
+    /// Whether log lines about a message show its key beside the hash.
+    pub log_keys: bool,
 }
 
 impl Default for RelayConfig {
@@ -78,6 +80,7 @@ impl Default for RelayConfig {
             purge_every: Duration::from_secs(60),
             purge: PurgeLimit { keep_messages: 7 * DAY, keep_receipts: 30 * DAY, rows: 1_000 },
             grace: Duration::from_secs(25),
+            log_keys: false,
         }
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct Meta {
     pub(crate) correlation_id: String,
     pub(crate) topic: Arc<str>,
     pub(crate) key_hash: Option<KeyHash>,
+    /// The key, if the log is to show it.
+    pub(crate) key_shown: Option<Box<str>>,
     /// `None`: read from the outbox; `Some`: released from the held messages, with the attempts charged before.
     pub(crate) released: Option<u32>,
     /// When the intent was inserted, on this process's clock.

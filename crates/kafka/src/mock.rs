@@ -1,8 +1,8 @@
 //! A Kafka broker inside the process: librdkafka's mock cluster, which speaks the real protocol over real TCP.
 //!
 //! For the demo and for faults that a real broker cannot be asked for. It keeps 5 MB or 100,000 records of a partition and
-//! drops the oldest silently, knows no access control and no topic configuration. Topics that do not exist are created
-//! by whoever asks for them, so create what you need first.
+//! drops the oldest silently, knows no access control and no topic configuration. A topic that does not
+//! exist is created for a client that allows it, which the relay's does not: create what you need first.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;

@@ -12,7 +12,7 @@ use crate::config::{ClientLimits, KafkaConfig};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {reason}")]
 pub struct PropertyProblem {
-    /// The key as it is configured under `[kafka]`: `properties."acks"`, `queue_bytes`.
+    /// The field of [`KafkaConfig`], or `properties."acks"`.
     pub key: String,
     /// Why, and what to do. Never a value.
     pub reason: String,
@@ -25,7 +25,7 @@ const TRANSACTIONS: &str = "the relay publishes without Kafka transactions";
 const REPORTS: &str = "the relay needs every delivery report";
 const CODE: &str = "would run code or load a library that the configuration names";
 const CREATE: &str = "the relay never creates topics";
-const QUEUE: &str = "the queue is bounded by kafka.queue_bytes, and its wait by linger.ms";
+const QUEUE: &str = "the queue is bounded by relay.in_flight_bytes, and its wait by linger.ms";
 const BATCH: &str = "follows from the topics' max.message.bytes";
 const WIRE: &str = "the relay asks the brokers what they speak; an old format would drop headers";
 const UNREAD: &str = "nothing reads it: the relay has metrics of its own";

@@ -8,7 +8,6 @@ use std::fmt;
 use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use outboxd_core::record::shortened;
 use outboxd_core::{DeliveryError, Fault, Receipt, Record, Refusal};
@@ -19,7 +18,6 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer};
 use rdkafka::types::RDKafkaErrorCode;
-use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::spawn_blocking;
 
@@ -48,7 +46,7 @@ pub struct KafkaPublisher {
     config: Arc<KafkaConfig>,
     connection: Connection,
     topics: Topics,
-    /// `None` after a renewal that failed: then a renewal is due.
+    /// `None` before the first renewal, once closed, and after a renewal that failed.
     client: Option<Client>,
 }
 
@@ -67,8 +65,6 @@ struct Client {
 struct Flight {
     records: AtomicU64,
     bytes: AtomicU64,
-    /// Told when the last record leaves.
-    empty: Notify,
 }
 
 /// Called by librdkafka's polling thread.
@@ -79,7 +75,8 @@ pub(crate) struct Reporter {
 }
 
 impl KafkaPublisher {
-    /// Makes a client. Connects in the background: brokers that are down are no error.
+    /// A publisher that connects with its first [`Publisher::renew`]: whoever stands by has no producer. Brokers that are down are
+    /// no error.
     ///
     /// # Errors
     /// [`CreateError`] if the configuration can never work.
@@ -91,21 +88,16 @@ impl KafkaPublisher {
         let config = Arc::new(config);
         let connection = Connection::default();
         let limits = ClientLimits::of(&config);
-        let client = Client::create(&config, &connection, limits).map_err(CreateError::Client)?;
+        // Made and thrown away: only librdkafka knows whether it can read a certificate.
+        Client::create(&config, &connection, limits).map_err(CreateError::Client)?.discard();
         let topics = Topics::new(Arc::clone(&config), connection.clone(), limits);
-        Ok(Self { config, connection, topics, client: Some(client) })
+        Ok(Self { config, connection, topics, client: None })
     }
 
     /// The last trouble with the connection, or `None` once a broker has answered since.
     #[must_use]
     pub fn last_error(&self) -> Option<ConnectionError> {
         self.connection.last_error()
-    }
-
-    /// A handle to the same, for those who ask while the loop owns the publisher.
-    #[must_use]
-    pub fn connection(&self) -> Connection {
-        self.connection.clone()
     }
 }
 
@@ -221,23 +213,7 @@ impl Flight {
 
     fn left(&self, bytes: u64) {
         self.bytes.fetch_sub(bytes, Ordering::AcqRel);
-        if self.records.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.empty.notify_waiters();
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.records.load(Ordering::Acquire) == 0
-    }
-
-    async fn emptied(&self) {
-        loop {
-            let emptied = self.empty.notified();
-            if self.is_empty() {
-                return;
-            }
-            emptied.await;
-        }
+        self.records.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -316,17 +292,11 @@ impl Publisher for KafkaPublisher {
     }
 
     async fn renew(&mut self) {
-        let old = self.client.take();
+        self.close().await;
         let (config, connection) = (Arc::clone(&self.config), self.connection.clone());
         let limits = self.topics.limits();
-        // Off the async threads: the old client is joined, the new one reads its certificates.
-        let renewed = spawn_blocking(move || {
-            if let Some(old) = old {
-                old.discard();
-            }
-            Client::create(&config, &connection, limits)
-        });
-        match renewed.await {
+        // Off the async threads: it reads its certificates.
+        match spawn_blocking(move || Client::create(&config, &connection, limits)).await {
             Ok(Ok(client)) => self.client = Some(client),
             Ok(Err(reason)) => {
                 tracing::error!(target: "outboxd::publish", reason, "create Kafka client");
@@ -337,11 +307,10 @@ impl Publisher for KafkaPublisher {
         }
     }
 
-    async fn flush(&mut self, deadline: Duration) -> bool {
-        // librdkafka sends by itself; its own flush would call back from a second thread and mix up the reports' order.
-        match &self.client {
-            Some(client) => tokio::time::timeout(deadline, client.flight.emptied()).await.is_ok(),
-            None => true,
+    async fn close(&mut self) {
+        if let Some(client) = self.client.take() {
+            // Off the async threads: it is joined.
+            let _discarded = spawn_blocking(move || client.discard()).await;
         }
     }
 

@@ -182,7 +182,7 @@ pub(crate) struct Grants {
 /// `check`.
 #[derive(Debug, Args)]
 pub(crate) struct Check {
-    /// A topic to look at, beside those of held messages; may be repeated
+    /// A topic to look at, beside those of held messages and of the newest intents; may be repeated
     #[arg(long)]
     pub(crate) topic: Vec<String>,
     /// How to print the findings.

@@ -206,6 +206,7 @@ impl Config {
                 rows: clamp_u32(check.number("purge.rows")),
             },
             grace: check.millis("shutdown.grace_ms"),
+            log_keys: check.parsed("log.keys", |text| text.parse().ok()).unwrap_or_default(),
             ..RelayConfig::default()
         };
         let instance = check.text("relay.instance", instance_is_legal).unwrap_or_else(default_instance);

@@ -49,6 +49,10 @@ impl Operate for PostgresOperator {
         self.findings().await
     }
 
+    async fn topics(&self) -> Result<Vec<String>, OutboxError> {
+        self.list_topics().await
+    }
+
     async fn held_list(&self, filter: &HeldFilter) -> Result<Vec<HeldMessage>, OutboxError> {
         self.list_held(filter).await
     }

@@ -98,6 +98,13 @@ impl Operate for SqliteOperator {
         self.findings().await
     }
 
+    async fn topics(&self) -> Result<Vec<String>, OutboxError> {
+        const DOING: &str = "list topics";
+        let mut lent = self.session.lend(&self.config, DOING, None).await?;
+        let outcome = timeout(lent.deadline(), topics(lent.connection())).await;
+        lent.finish(DOING, outcome)
+    }
+
     async fn held_list(&self, filter: &HeldFilter) -> Result<Vec<HeldMessage>, OutboxError> {
         const DOING: &str = "list held messages";
         let mut lent = self.session.lend(&self.config, DOING, None).await?;
@@ -142,6 +149,11 @@ async fn status(connection: &mut SqliteConnection) -> Result<OutboxStatus, Failu
         held: Vec::new(),
     };
     Ok(status.with_backlog(backlog))
+}
+
+async fn topics(connection: &mut SqliteConnection) -> Result<Vec<String>, Failure> {
+    let topics = sqlx::query_scalar(include_str!("sql/topics.sql")).fetch_all(connection).await?;
+    Ok(topics)
 }
 
 async fn held_list(

@@ -383,6 +383,7 @@ macro_rules! operator_conformance {
         $crate::conformance_cases! { $make;
             reading::a_message_is_read_exactly_as_it_was_written,
             operating::an_operator_sees_what_is_held_and_why,
+            operating::the_topics_in_use_are_listed_once_and_in_order,
             operating::held_messages_can_be_filtered,
             operating::the_last_ten_failures_are_kept,
             operating::what_an_operator_did_is_kept_in_the_audit,

@@ -324,6 +324,19 @@ impl Relay {
         (kib("VmRSS:") * 1024, kib("VmHWM:") * 1024)
     }
 
+    /// The names of the process's threads.
+    ///
+    /// # Panics
+    /// If the process has ended.
+    #[must_use]
+    pub fn threads(&self) -> Vec<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process.pid()))
+            .expect("read the relay's threads from /proc");
+        // One that ends meanwhile is none.
+        let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).ok();
+        tasks.flatten().filter_map(name).map(|name| name.trim_end().to_owned()).collect()
+    }
+
     /// What it has logged so far.
     #[must_use]
     pub fn logged(&self) -> Vec<LogLine> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
 
 use anyhow::anyhow;
-use outboxd_engine::{Finding, HeldFilter, Operate, OutboxError, Severity};
+use outboxd_engine::{Finding, Operate, OutboxError, Severity};
 use outboxd_kafka::KafkaConfig;
 use outboxd_postgres::PostgresOperator;
 use outboxd_sqlite::SqliteOperator;
@@ -26,8 +26,8 @@ pub(crate) async fn check(adapter: Adapter, kafka: &KafkaConfig, asked: &Check) 
     let mut topics: BTreeSet<String> = asked.topic.iter().cloned().collect();
     let mut out_of_reach = Vec::new();
     let mut findings = match database {
-        Ok((findings, held)) => {
-            topics.extend(held);
+        Ok((findings, in_use)) => {
+            topics.extend(in_use);
             findings
         }
         Err(error) => {
@@ -52,14 +52,14 @@ pub(crate) async fn check(adapter: Adapter, kafka: &KafkaConfig, asked: &Check) 
     }
 }
 
-/// What the adapter found, and the topics of held messages: those are the ones in doubt.
+/// What the adapter found, and the topics that are in use.
 async fn look_at(operator: impl Operate) -> Result<(Vec<Finding>, Vec<String>), OutboxError> {
     let findings = operator.check().await?;
     if findings.iter().any(|finding| finding.severity == Severity::Error) {
         return Ok((findings, Vec::new()));
     }
-    let held = operator.held_list(&HeldFilter { limit: 1_000, ..HeldFilter::default() }).await?;
-    Ok((findings, held.into_iter().map(|message| message.topic).collect()))
+    let topics = operator.topics().await?;
+    Ok((findings, topics))
 }
 
 /// An error as a finding, so that what Kafka says is shown as well.

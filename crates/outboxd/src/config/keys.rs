@@ -18,6 +18,8 @@ pub(crate) struct Key {
 pub(crate) enum Kind {
     /// A whole number between the two, both included.
     Number(u64, u64),
+    /// `true` or `false`.
+    Switch,
     /// One of the words.
     Choice(&'static [&'static str]),
     /// The database's URL. A secret.
@@ -229,6 +231,12 @@ pub(crate) const KEYS: &[Key] = &[
         default: Default::Text("info"),
         doc: "What is logged: a level, or levels by target. `OUTBOXD_LOG` is another name for its variable and wins.",
     },
+    Key {
+        name: "log.keys",
+        kind: Kind::Switch,
+        default: Default::Text("false"),
+        doc: "Whether lines about a message show its key. Keys are often personal data; a short hash is always there.",
+    },
 ];
 
 impl Key {
@@ -238,6 +246,7 @@ impl Key {
         match self.kind {
             Kind::Properties => format!("{ENVIRONMENT_PREFIX}{name}__<NAME>"),
             Kind::Number(..)
+            | Kind::Switch
             | Kind::Choice(_)
             | Kind::DatabaseUrl
             | Kind::File
@@ -253,6 +262,7 @@ impl Key {
     pub(crate) fn bounds(&self) -> String {
         match self.kind {
             Kind::Number(min, max) => format!("a whole number from {min} to {max}"),
+            Kind::Switch => "true or false".to_owned(),
             Kind::Choice(words) => format!("one of {}", words.join(", ")),
             Kind::DatabaseUrl => "postgres://user@host/database or sqlite:path".to_owned(),
             Kind::File => "a file that can be read and is not empty".to_owned(),

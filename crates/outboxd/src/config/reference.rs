@@ -82,7 +82,7 @@ fn computed(key: &Key) -> String {
 fn example(key: &Key) -> String {
     let quoted = |text: &str| format!("{text:?}");
     match (key.kind, key.default) {
-        (Kind::Number(..), Default::Text(text)) => text.to_owned(),
+        (Kind::Number(..) | Kind::Switch, Default::Text(text)) => text.to_owned(),
         (_, Default::Text(text)) => quoted(text),
         (Kind::DatabaseUrl, _) => quoted("postgres://outboxd@localhost/shop"),
         (Kind::File, _) => quoted("/run/secrets/database-url"),

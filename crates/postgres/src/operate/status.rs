@@ -16,6 +16,15 @@ use crate::session::Call;
 const EXACT_MAX: i64 = 10_000;
 
 impl PostgresOperator {
+    pub(super) async fn list_topics(&self) -> Result<Vec<String>, OutboxError> {
+        let mut call = self.session.call("list topics").await?;
+        let sql = render(include_str!("../sql/operate_topics.sql"), &self.config.schema);
+        let rows = call.rows(sqlx::query(sql).persistent(false)).await?;
+        let topics = call.value(rows.iter().map(|row| row.try_get("topic")).collect())?;
+        call.done();
+        Ok(topics)
+    }
+
     pub(super) async fn read_status(&self) -> Result<OutboxStatus, OutboxError> {
         let mut call = self.session.call("read the status").await?;
         let sql = render(include_str!("../sql/operate_status.sql"), &self.config.schema);

@@ -48,6 +48,18 @@ pub async fn an_operator_sees_what_is_held_and_why<H: Operated>(harness: &H) {
     assert!(last.failures.is_empty() && last.error.is_none());
 }
 
+/// Whose broker's side a preflight has to look at.
+pub async fn the_topics_in_use_are_listed_once_and_in_order<H: Operated>(harness: &H) {
+    assert!(harness.operator().topics().await.expect("list topics").is_empty());
+    let _holding = Holding::new(
+        harness,
+        &[("orders", "a", Parked, 3), ("gone", "b", Topic, 0), ("orders", "c", Retry, 1)],
+    )
+    .await;
+    harness.commit(&[Intent::keyed("audit", "k", "")]).await;
+    assert_eq!(harness.operator().topics().await.expect("list topics"), ["audit", "gone", "orders"]);
+}
+
 /// By id, topic, state and reason, and not more than asked for.
 pub async fn held_messages_can_be_filtered<H: Operated>(harness: &H) {
     let holding = Holding::new(

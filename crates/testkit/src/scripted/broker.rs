@@ -3,7 +3,6 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use outboxd_core::{DeliveryError, Fault, HoldReason, Receipt, Record, TopicInfo};
 use outboxd_engine::{EnqueueError, Publisher, PublisherStats, Report, Token, TopicState};
@@ -287,8 +286,8 @@ impl Publisher for ScriptedPublisher {
         self.broker.state().renewals += 1;
     }
 
-    async fn flush(&mut self, _deadline: Duration) -> bool {
-        self.queue.is_empty()
+    async fn close(&mut self) {
+        self.queue.clear();
     }
 
     fn stats(&self) -> PublisherStats {

@@ -62,6 +62,8 @@ struct State {
     actions: i64,
     available: bool,
     settles: u64,
+    /// How far this outbox's clock is ahead of the test's.
+    ahead: Duration,
 }
 
 /// The table: shared by the application (the test) and any number of relays.
@@ -85,6 +87,7 @@ impl Default for MemoryTable {
             actions: 0,
             available: true,
             settles: 0,
+            ahead: Duration::ZERO,
         })))
     }
 }
@@ -107,7 +110,7 @@ impl MemoryTable {
     pub fn commit_at(&self, seqs: &[Seq], intents: &[Written]) -> Vec<Uuid> {
         let mut state = self.state();
         state.commits += 1;
-        let (commit, committed_at) = (state.commits, Instant::now());
+        let (commit, committed_at) = (state.commits, state.now());
         seqs.iter()
             .zip(intents)
             .map(|(seq, intent)| {
@@ -189,27 +192,47 @@ impl MemoryTable {
     /// The operator's retry.
     pub fn retry(&self, seq: Seq) {
         let mut state = self.state();
+        let now = state.now();
         state.actions += 1;
         if let Some(row) = state.held.get_mut(&seq) {
             row.hold.state = HoldState::Retry;
-            row.due_at = Instant::now();
+            row.due_at = now;
         }
     }
 
-    /// The operator's discard: the next message of the key becomes due.
+    /// The operator's discard: if it was the first of its key, the next one becomes due.
     pub fn discard(&self, seq: Seq) {
         let mut state = self.state();
+        let now = state.now();
         state.actions += 1;
         let Some(gone) = state.held.remove(&seq) else { return };
         state.discarded.push(seq);
-        let next = state
+        let first = state
             .held
             .values_mut()
             .find(|row| row.hold.key_hash.is_some() && row.hold.key_hash == gone.hold.key_hash);
-        if let Some(next) = next {
+        if let Some(next) = first.filter(|first| first.hold.seq > seq) {
             next.hold.state = HoldState::Retry;
-            next.due_at = Instant::now();
+            next.due_at = now;
         }
+    }
+
+    /// Moves this outbox's clock: everything that is stored becomes older.
+    pub fn age(&self, by: Duration) {
+        self.state().ahead += by;
+    }
+
+    /// Another relay takes a term, while the sessions of the present leader live on.
+    pub fn fence(&self) {
+        let mut state = self.state();
+        state.epoch += 1;
+        state.term = Some((state.epoch, Uuid::new_v4()));
+    }
+
+    /// The places of all intents, ascending.
+    #[must_use]
+    pub fn intents(&self) -> Vec<Seq> {
+        self.state().rows.keys().copied().collect()
     }
 
     /// A relay's view of this table.
@@ -222,6 +245,10 @@ impl MemoryTable {
 }
 
 impl State {
+    fn now(&self) -> Instant {
+        Instant::now() + self.ahead
+    }
+
     fn visible_in_cursor(&self, row: &Row) -> bool {
         let visible = |snapshot: &Snapshot| row.commit <= number(snapshot);
         let seq = row.message.seq;
@@ -261,9 +288,12 @@ impl State {
     }
 
     fn is_due(&self, row: &HeldRow, query: &ReleaseQuery) -> bool {
+        if query.topics_held.contains(&row.hold.topic) {
+            return false;
+        }
         match row.hold.state {
-            HoldState::Retry => row.due_at <= Instant::now() && !query.topics_held.contains(&row.hold.topic),
-            HoldState::Topic => !query.topics_held.contains(&row.hold.topic),
+            HoldState::Retry => row.due_at <= self.now(),
+            HoldState::Topic => true,
             HoldState::Behind => row.hold.key_hash.is_some_and(|key| query.unblocked.contains(&key)),
             HoldState::Parked => false,
         }
@@ -286,7 +316,7 @@ impl MemoryOutbox {
         let state = self.table.state();
         state.alive("read page")?;
         let seen = number(&from.seen);
-        let now = Instant::now();
+        let now = state.now();
         let limit_messages = usize::try_from(limit.messages).unwrap_or(usize::MAX);
         let (until, after) = match &from.catch_up {
             Some(catch_up) => (number(&catch_up.until), catch_up.pos),
@@ -302,10 +332,14 @@ impl MemoryOutbox {
         let mut chosen = cut(&late_all[..late_all.len().min(limit_messages)], limit.bytes);
         let late_complete = chosen.len() == late_all.len();
         let late = chosen.len();
+        let late_bytes: u64 = chosen.iter().map(|row| bytes_of(&row.message)).sum();
+        let mut cut_short = !late_complete;
         if late_complete && from.catch_up.is_none() {
-            let rest: Vec<&Row> =
-                state.rows.values().filter(|row| row.message.seq > from.high).take(limit_messages).collect();
-            chosen.extend(cut(&rest, limit.bytes));
+            let is_next = |row: &&Row| row.message.seq > from.high;
+            let rest: Vec<&Row> = state.rows.values().filter(is_next).take(limit_messages - late).collect();
+            let taken = cut(&rest, limit.bytes.saturating_sub(late_bytes));
+            cut_short = taken.len() < rest.len();
+            chosen.extend(taken);
         }
         let messages: Vec<Message> = chosen
             .iter()
@@ -314,7 +348,7 @@ impl MemoryOutbox {
                 ..row.message.clone()
             })
             .collect();
-        let more = !late_complete || messages.len() >= limit_messages;
+        let more = cut_short || messages.len() >= limit_messages;
         let snapshot = Snapshot::new(&state.commits.to_string());
         Ok(ReadPage {
             page: Page { from: from.clone(), snapshot, late, late_complete, messages },
@@ -330,10 +364,16 @@ fn cut<'a>(rows: &[&'a Row], bytes_max: u64) -> Vec<&'a Row> {
         .copied()
         .take_while(|row| {
             let fits = bytes < bytes_max;
-            bytes += row.message.payload.as_ref().map_or(0, |payload| payload.len() as u64);
+            bytes += bytes_of(&row.message);
             fits
         })
         .collect()
+}
+
+/// What counts against a page's limit: payload and key.
+fn bytes_of(message: &Message) -> u64 {
+    let payload = message.payload.as_ref().map_or(0, |payload| payload.len());
+    (payload + message.key.as_ref().map_or(0, String::len)) as u64
 }
 
 impl Outbox for MemoryOutbox {
@@ -378,7 +418,7 @@ impl Outbox for MemoryOutbox {
         if state.cursor != settlement.before {
             return Err(OutboxError::Fenced);
         }
-        let now = Instant::now();
+        let now = state.now();
         state.cursor = settlement.after;
         state.settles += 1;
         for entry in settlement.receipts.into_iter().chain(settlement.receipts_out_of_order) {
@@ -421,7 +461,7 @@ impl Outbox for MemoryOutbox {
         let state = self.table.state();
         state.alive("read held messages")?;
         let mut blocked: Vec<KeyHash> = Vec::new();
-        let mut due = Vec::new();
+        let (mut due, mut bytes) = (Vec::new(), 0);
         for row in state.held.values() {
             let key = row.hold.key_hash;
             let is_blocked = key.is_some_and(|key| blocked.contains(&key));
@@ -434,8 +474,10 @@ impl Outbox for MemoryOutbox {
             if is_due
                 && !is_blocked
                 && due.len() < usize::try_from(query.limit.messages).unwrap_or(usize::MAX)
+                && bytes < query.limit.bytes
             {
                 let message = state.rows[&row.hold.seq].message.clone();
+                bytes += bytes_of(&message);
                 due.push(Due { message, attempts: row.hold.attempts });
             }
         }
@@ -447,7 +489,7 @@ impl Outbox for MemoryOutbox {
     async fn backlog(&self) -> Result<Backlog, OutboxError> {
         let state = self.table.state();
         state.alive("measure the backlog")?;
-        let now = Instant::now();
+        let now = state.now();
         let undispatched = || state.rows.values().filter(|row| !state.visible_in_cursor(row));
         let held = state.held.keys().filter_map(|seq| state.rows.get(seq));
         let oldest = undispatched().chain(held).map(|row| row.committed_at).min();
@@ -465,7 +507,7 @@ impl Outbox for MemoryOutbox {
     async fn purge(&self, limit: PurgeLimit) -> Result<Purged, OutboxError> {
         let mut state = self.table.state();
         state.alive("purge")?;
-        let now = Instant::now();
+        let now = state.now();
         let rows_max = usize::try_from(limit.rows).unwrap_or(usize::MAX);
         let goes = |row: &&Row| {
             state.visible_in_cursor(row)
