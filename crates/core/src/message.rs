@@ -66,6 +66,10 @@ impl Message {
             + self.key.as_ref().map_or(0, String::len)
             + self.topic.len()
             + self.correlation_id.len()
+            + [&self.content_type, &self.causation_id, &self.traceparent, &self.tracestate]
+                .map(|text| text.as_ref().map_or(0, String::len))
+                .iter()
+                .sum::<usize>()
             + self.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
     }
 }

@@ -86,8 +86,9 @@ pub fn classify(fault: Fault, alone: bool, attempts: u32, attempts_max: u32) -> 
         Fault::TooLarge if alone => Verdict::Park(HoldReason::TooLarge),
         Fault::InvalidRecord if alone => Verdict::Park(HoldReason::InvalidRecord),
         Fault::TooLarge | Fault::InvalidRecord => Verdict::TryAlone,
-        Fault::Unknown if attempts + 1 >= attempts_max => Verdict::Park(HoldReason::AttemptsExhausted),
-        Fault::Unknown => Verdict::Retry,
+        Fault::Unknown if attempts + 1 < attempts_max => Verdict::Retry,
+        Fault::Unknown if alone => Verdict::Park(HoldReason::AttemptsExhausted),
+        Fault::Unknown => Verdict::TryAlone,
     }
 }
 
@@ -123,6 +124,8 @@ mod tests {
     fn an_unknown_error_is_retried_and_then_parked() {
         assert_eq!(classify(Fault::Unknown, false, 0, 3), Verdict::Retry);
         assert_eq!(classify(Fault::Unknown, false, 1, 3), Verdict::Retry);
-        assert_eq!(classify(Fault::Unknown, false, 2, 3), Verdict::Park(HoldReason::AttemptsExhausted));
+        assert_eq!(classify(Fault::Unknown, true, 2, 3), Verdict::Park(HoldReason::AttemptsExhausted));
+        // The last attempt is its own.
+        assert_eq!(classify(Fault::Unknown, false, 0, 1), Verdict::TryAlone);
     }
 }

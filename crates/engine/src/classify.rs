@@ -122,6 +122,9 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         log_hold(meta, &hold);
         self.observer.observe(&Event::Held { reason, parked: state == HoldState::Parked });
         self.observer.observe(&Event::Overtaken);
+        if meta.released.is_some() {
+            self.held.stop(meta.key_hash);
+        }
         // One released without a failed attempt was freed when it was handed to the client.
         if meta.attempts() == 0 {
             self.held.hold(meta.key_hash);

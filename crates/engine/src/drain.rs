@@ -1,5 +1,6 @@
 //! Coming to rest: every report in, every verdict settled, and then whatever made the loop stop.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -7,6 +8,7 @@ use tokio::time::Instant;
 use crate::outbox::Outbox;
 use crate::pipeline::{End, Pipeline, Quiet};
 use crate::publisher::Publisher;
+use crate::relay::beating;
 
 /// What is left of the grace period for the last settle, whatever Kafka does.
 const SETTLE_RESERVE: Duration = Duration::from_secs(3);
@@ -38,7 +40,8 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             Quiet::Drain => Some(End::Drained),
             Quiet::Rewind { pause, renew } => Some(End::Rewind { pause, renew: renew || !reports_in }),
             Quiet::Renew if reports_in => {
-                self.publisher.renew().await;
+                let observer = Arc::clone(self.observer);
+                beating(&*observer, self.publisher.renew()).await;
                 self.heard_at = Instant::now();
                 self.quiet = None;
                 None

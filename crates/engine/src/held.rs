@@ -8,12 +8,12 @@
 //! A release round stops taking pages, waits until every decided hold is a row, and only then asks which messages may
 //! go. What it frees is therefore all there is, and a key under constant traffic returns to the direct path.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use outboxd_core::KeyHash;
 use tokio::time::Instant;
 
-use crate::outbox::{HeldCount, HeldSignal};
+use crate::outbox::{HeldChange, HeldCount, HeldSignal};
 
 /// Where a release round stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +38,10 @@ pub(crate) struct HeldBook {
     pub(crate) any: bool,
     /// When the last messages were released.
     pub(crate) released_at: Option<Instant>,
+    /// Keys of which a released message was set aside again: what was released after it must stay behind it.
+    stopped: HashSet<KeyHash>,
+    /// A hold was decided since the outbox was asked: its answer does not know it.
+    decided: bool,
 }
 
 impl HeldBook {
@@ -47,8 +51,33 @@ impl HeldBook {
         book
     }
 
-    /// Replaces the counts by what the table says. Only while no hold is undecided or unsettled.
-    pub(crate) fn count_again(&mut self, held: &[HeldCount], actions: i64) {
+    /// The outbox is asked something about held messages.
+    pub(crate) fn asked(&mut self, round: Round) {
+        self.round = round;
+        self.decided = false;
+    }
+
+    /// Messages are released, or none.
+    pub(crate) fn released(&mut self, change: Option<&HeldChange>) {
+        self.round = Round::Idle;
+        self.stopped.clear();
+        // Counts that lack a hold would free its key: then they come again with the next round.
+        if let Some(change) = change.filter(|_| !self.decided) {
+            self.count_again(&change.held, change.actions);
+        }
+    }
+
+    /// A released message is set aside again.
+    pub(crate) fn stop(&mut self, key: Option<KeyHash>) {
+        self.stopped.extend(key);
+    }
+
+    /// Whether an earlier message of the key, released with this one, was set aside again.
+    pub(crate) fn is_stopped(&self, key: Option<KeyHash>) -> bool {
+        key.is_some_and(|key| self.stopped.contains(&key))
+    }
+
+    fn count_again(&mut self, held: &[HeldCount], actions: i64) {
         self.actions = actions;
         self.busy = held.iter().map(|count| (count.key_hash, count.messages)).collect();
     }
@@ -59,6 +88,7 @@ impl HeldBook {
 
     pub(crate) fn hold(&mut self, key: Option<KeyHash>) {
         self.any = true;
+        self.decided = true;
         if let Some(key) = key {
             *self.busy.entry(key).or_insert(0) += 1;
         }
@@ -77,7 +107,7 @@ impl HeldBook {
 
     /// Takes the outbox's answer in; starts a round if one is needed.
     pub(crate) fn signalled(&mut self, signal: HeldSignal, holds_unsettled: usize) {
-        self.any = signal.messages > 0 || holds_unsettled > 0 || !self.busy.is_empty();
+        self.any = signal.messages > 0 || holds_unsettled > 0 || !self.busy.is_empty() || self.decided;
         let needed = signal.due || !signal.unblocked.is_empty() || signal.actions != self.actions;
         self.round = if needed { Round::Barrier { unblocked: signal.unblocked } } else { Round::Idle };
     }

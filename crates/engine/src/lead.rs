@@ -15,7 +15,7 @@ use crate::outbox::{Outbox, OutboxError, Term};
 use crate::pipeline::{End, Pipeline};
 use crate::publisher::Publisher;
 use crate::purge;
-use crate::relay::{Relay, RelayConfig};
+use crate::relay::{Relay, RelayConfig, beating};
 
 /// How a term ended.
 #[derive(Debug)]
@@ -27,7 +27,9 @@ pub(crate) enum TermEnd {
 impl<O: Outbox, P: Publisher> Relay<O, P> {
     /// Leads until drained or lost.
     pub(crate) async fn serve(&mut self, term: Term, drain: &CancellationToken) -> TermEnd {
-        self.publisher.renew().await;
+        self.lasting.begin_term();
+        let observer = Arc::clone(&self.observer);
+        beating(&*observer, self.publisher.renew()).await;
         let mut background = JoinSet::new();
         background.spawn(keep(Arc::clone(&self.outbox), term));
         background.spawn(purge::upkeep(
@@ -38,8 +40,9 @@ impl<O: Outbox, P: Publisher> Relay<O, P> {
         let end = self.runs(term, &mut background, drain).await;
         background.shutdown().await;
         // What is still queued must not go out under a lead that is lost.
-        self.publisher.close().await;
-        self.outbox.step_down().await;
+        beating(&*observer, self.publisher.close()).await;
+        beating(&*observer, self.outbox.step_down()).await;
+        self.lasting.end_term(&*observer);
         end
     }
 
@@ -51,7 +54,7 @@ impl<O: Outbox, P: Publisher> Relay<O, P> {
     ) -> TermEnd {
         let mut rewinds = outboxd_core::Backoff::new(self.config.backoff_min, self.config.backoff_max);
         loop {
-            let start = match self.outbox.start(term).await {
+            let start = match beating(&*self.observer, self.outbox.start(term)).await {
                 Ok(start) => start,
                 Err(error) => return TermEnd::Lost(error),
             };
@@ -71,7 +74,8 @@ impl<O: Outbox, P: Publisher> Relay<O, P> {
                 End::Lost(error) => return TermEnd::Lost(error),
                 End::Rewind { pause, renew } => {
                     if renew {
-                        self.publisher.renew().await;
+                        let observer = Arc::clone(&self.observer);
+                        beating(&*observer, self.publisher.renew()).await;
                         self.observer.observe(&Event::Reconnected { side: crate::observe::Side::Kafka });
                     }
                     if began.elapsed() > self.config.backoff_max {

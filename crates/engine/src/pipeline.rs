@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use outboxd_core::{Cursor, Message};
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::held::HeldBook;
 use crate::observe::{Event, Observe, Side};
 use crate::outbox::{Due, HeldChange, HeldSignal, Outbox, OutboxError, Start, Term};
-use crate::publisher::{Publisher, Report, Token, TopicState};
+use crate::publisher::{Publisher, PublisherStats, Report, Token, TopicState};
 use crate::read::{self, ReadSettings, Readable};
 use crate::relay::RelayConfig;
 use crate::topics::Topics;
@@ -74,6 +75,36 @@ pub(crate) struct Lasting {
     pub(crate) frame: u64,
     /// Since when Kafka does not answer.
     pub(crate) kafka_out_since: Option<Instant>,
+    /// Since when the database does not answer.
+    pub(crate) database_out_since: Option<Instant>,
+    /// The term has read a page. Shared with the task that reads.
+    pub(crate) page_read: Arc<AtomicBool>,
+    /// The term has settled something.
+    pub(crate) has_settled: bool,
+}
+
+impl Lasting {
+    pub(crate) fn begin_term(&mut self) {
+        self.page_read = Arc::default();
+        self.has_settled = false;
+    }
+
+    /// What a relay without the lead says of Kafka and of messages: nothing.
+    pub(crate) fn end_term(&mut self, observer: &dyn Observe) {
+        if let Some(since) = self.kafka_out_since.take() {
+            observer.observe(&Event::OutageEnded { side: Side::Kafka, lasted: since.elapsed() });
+        }
+        observer.observe(&Event::InFlight { messages: 0, bytes: 0, publisher: PublisherStats::default() });
+    }
+
+    pub(crate) fn database_answers(&mut self, observer: &dyn Observe) {
+        if let Some(since) = self.database_out_since.take() {
+            let lasted = since.elapsed();
+            tracing::info!(target: "outboxd::lead", lasted_s = lasted.as_secs_f64(), "the database is available again");
+            observer.observe(&Event::OutageEnded { side: Side::Database, lasted });
+            observer.observe(&Event::Reconnected { side: Side::Database });
+        }
+    }
 }
 
 pub(crate) struct Pipeline<'r, O: Outbox, P: Publisher> {
@@ -111,6 +142,7 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
         (term, start): (Term, Start),
     ) -> Self {
         let now = Instant::now();
+        lasting.topics.forget_questions();
         Self {
             outbox,
             publisher,
@@ -194,9 +226,10 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
                 () = self.publisher.reports(&mut reports), if self.window.outstanding() > 0 => {
                     self.classify_reports(&mut reports);
                 }
-                Some(answers) = self.look_ups.join_next() => {
-                    self.learn_topics(answers.unwrap_or_default());
-                }
+                Some(answers) = self.look_ups.join_next() => match answers {
+                    Ok(answers) => self.learn_topics(answers),
+                    Err(_) => self.lasting.topics.forget_questions(),
+                },
                 Some(answer) = self.held_calls.join_next() => {
                     let answer = answer.unwrap_or_else(|error| {
                         Err(OutboxError::unavailable("ask for held messages", error))
@@ -220,6 +253,7 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
             in_flight_bytes: self.config.in_flight_bytes,
             poll_min: self.config.poll_min,
             poll_max: self.config.poll_max,
+            page_read: Arc::clone(&self.lasting.page_read),
         }
     }
 
@@ -260,6 +294,9 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
     fn tick(&mut self) {
         let now = Instant::now();
         self.observer.observe(&Event::Heartbeat);
+        if self.lasting.page_read.load(Ordering::Relaxed) {
+            self.lasting.database_answers(&**self.observer);
+        }
         self.observer.observe(&Event::InFlight {
             messages: self.window.messages(),
             bytes: self.window.bytes(),

@@ -68,7 +68,11 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                 return Step::Wait;
             }
         };
-        if released.is_none() && self.held.is_busy(key_hash) {
+        let waits = match released {
+            None => self.held.is_busy(key_hash),
+            Some(_) => self.held.is_stopped(key_hash),
+        };
+        if waits {
             return Step::Held(hold(message, HoldState::Behind, HoldReason::Behind, released));
         }
         let record = match route(message, info) {
@@ -138,6 +142,8 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             // A released message that was not handed to the client has been counted all along.
             if meta.released.is_none() {
                 self.held.hold(hold.key_hash);
+            } else {
+                self.held.stop(hold.key_hash);
             }
         }
         self.window.held(token, hold);

@@ -4,6 +4,7 @@
 //! pipeline; the error of either ends the term.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use outboxd_core::{Cursor, Message};
@@ -37,6 +38,8 @@ pub(crate) struct ReadSettings {
     pub(crate) in_flight_bytes: usize,
     pub(crate) poll_min: Duration,
     pub(crate) poll_max: Duration,
+    /// Told when the first page has come.
+    pub(crate) page_read: Arc<AtomicBool>,
 }
 
 /// Starts both tasks. They end only with an error, which the owner of `tasks` observes.
@@ -61,9 +64,11 @@ async fn read_pages<O: Outbox>(
     observer: Arc<dyn Observe>,
     out: mpsc::Sender<Readable>,
 ) -> OutboxError {
+    let budget_kib = kib(settings.in_flight_bytes);
     let messages_budget = Arc::new(Semaphore::new(settings.in_flight_messages));
-    let bytes_budget = Arc::new(Semaphore::new(settings.in_flight_bytes / KIB));
-    let page_kib = kib(usize::try_from(settings.limit.bytes).unwrap_or(usize::MAX));
+    let bytes_budget = Arc::new(Semaphore::new(usize::try_from(budget_kib).unwrap_or(usize::MAX)));
+    // Never more than there is: a reservation that cannot be met would wait for ever.
+    let page_kib = kib(usize::try_from(settings.limit.bytes).unwrap_or(usize::MAX)).min(budget_kib);
     let mut wake = Wake::new(settings.poll_min, settings.poll_max);
     loop {
         let reserved = (
@@ -79,6 +84,7 @@ async fn read_pages<O: Outbox>(
             Err(error) => return error,
         };
         let read_at = Instant::now();
+        settings.page_read.store(true, Ordering::Relaxed);
         let len = read.page.messages.len();
         observer.observe(&Event::PageRead { messages: len, late: read.page.late, took: read_at - began });
         from = read.page.cursor_after();

@@ -117,6 +117,9 @@ impl<O: Outbox, P: Publisher> Relay<O, P> {
             rng: StdRng::seed_from_u64(seed),
             frame: 0,
             kafka_out_since: None,
+            database_out_since: None,
+            page_read: Arc::default(),
+            has_settled: false,
         };
         Self { outbox: Arc::new(outbox), publisher, config, observer, lasting }
     }
@@ -128,21 +131,25 @@ impl<O: Outbox, P: Publisher> Relay<O, P> {
     /// [`RelayError::Refused`] if the outbox says that an operator must act first.
     pub async fn run(mut self, drain: CancellationToken) -> Result<(), RelayError> {
         let mut backoff = Backoff::new(self.config.backoff_min, self.config.backoff_max);
-        let mut database_out: Option<Instant> = None;
         let mut standing_by: Option<Instant> = None;
         while !drain.is_cancelled() {
             let error = match self.take_lead(&drain).await {
-                Some(Ok(led)) => {
-                    self.database_answers(&mut database_out);
+                Some(Ok(None)) => {
+                    self.lasting.database_answers(&*self.observer);
                     backoff.reset();
-                    let Some(term) = led else {
-                        self.stand_by(&mut standing_by, &drain).await;
-                        continue;
-                    };
+                    self.stand_by(&mut standing_by, &drain).await;
+                    continue;
+                }
+                Some(Ok(Some(term))) => {
                     standing_by = None;
                     self.observer.observe(&Event::Leading { epoch: term.epoch });
                     tracing::info!(target: "outboxd::lead", epoch = term.epoch, "leading");
+                    let began = Instant::now();
                     let end = self.serve(term, &drain).await;
+                    // A lead that comes to nothing is no progress, however easily it was taken.
+                    if self.lasting.has_settled || began.elapsed() > self.config.backoff_max {
+                        backoff.reset();
+                    }
                     let orderly = matches!(end, TermEnd::Drained);
                     self.observer.observe(&Event::LeadLost { orderly });
                     match end {
@@ -167,7 +174,7 @@ impl<O: Outbox, P: Publisher> Relay<O, P> {
                 }
                 OutboxError::Unavailable { .. } => {
                     let pause = backoff.next(rand::RngExt::random(&mut self.lasting.rng));
-                    self.database_is_out(&mut database_out, &error, pause);
+                    self.database_is_out(&error, pause);
                     self.rest(pause, &drain).await;
                 }
             }
@@ -178,16 +185,11 @@ impl<O: Outbox, P: Publisher> Relay<O, P> {
 
     /// Tries to lead while the heart beats; `None` if drained meanwhile.
     async fn take_lead(&self, drain: &CancellationToken) -> Option<Result<Option<Term>, OutboxError>> {
-        let mut beat = tokio::time::interval(HEARTBEAT);
-        let mut lead = std::pin::pin!(self.outbox.lead());
-        loop {
-            // Dropping the attempt costs its session and nothing else, by the port's contract.
-            tokio::select! {
-                biased;
-                () = drain.cancelled() => return None,
-                led = &mut lead => return Some(led),
-                _ = beat.tick() => self.observer.observe(&Event::Heartbeat),
-            }
+        // Dropping the attempt costs its session and nothing else, by the port's contract.
+        tokio::select! {
+            biased;
+            () = drain.cancelled() => None,
+            led = beating(&*self.observer, self.outbox.lead()) => Some(led),
         }
     }
 
@@ -205,22 +207,17 @@ impl<O: Outbox, P: Publisher> Relay<O, P> {
 
     /// Waits, with heartbeats, and wakes early for a drain.
     pub(crate) async fn rest(&self, pause: Duration, drain: &CancellationToken) {
-        let until = Instant::now() + pause;
-        let mut beat = tokio::time::interval(HEARTBEAT);
-        loop {
-            tokio::select! {
-                biased;
-                () = drain.cancelled() => return,
-                () = tokio::time::sleep_until(until) => return,
-                _ = beat.tick() => self.observer.observe(&Event::Heartbeat),
-            }
+        tokio::select! {
+            biased;
+            () = drain.cancelled() => {}
+            () = beating(&*self.observer, tokio::time::sleep(pause)) => {}
         }
     }
 
-    fn database_is_out(&self, since: &mut Option<Instant>, error: &OutboxError, pause: Duration) {
+    fn database_is_out(&mut self, error: &OutboxError, pause: Duration) {
         let waits_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-        if since.is_none() {
-            *since = Some(Instant::now());
+        if self.lasting.database_out_since.is_none() {
+            self.lasting.database_out_since = Some(Instant::now());
             self.observer.observe(&Event::OutageBegan { side: Side::Database });
             tracing::warn!(target: "outboxd::lead", error = chain(error), waits_ms,
                 "the database is not available; waiting, nothing is lost");
@@ -228,13 +225,17 @@ impl<O: Outbox, P: Publisher> Relay<O, P> {
             tracing::info!(target: "outboxd::lead", error = chain(error), waits_ms, "the database is still not available");
         }
     }
+}
 
-    fn database_answers(&self, since: &mut Option<Instant>) {
-        if let Some(since) = since.take() {
-            let lasted = since.elapsed();
-            tracing::info!(target: "outboxd::lead", lasted_s = lasted.as_secs_f64(), "the database is available again");
-            self.observer.observe(&Event::OutageEnded { side: Side::Database, lasted });
-            self.observer.observe(&Event::Reconnected { side: Side::Database });
+/// Does it while the heart beats: whoever asks whether the relay is alive must not take a slow server for a dead relay.
+pub(crate) async fn beating<T>(observer: &dyn Observe, work: impl Future<Output = T>) -> T {
+    let mut beat = tokio::time::interval(HEARTBEAT);
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            _ = beat.tick() => observer.observe(&Event::Heartbeat),
         }
     }
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::held::Round;
 use crate::observe::Event;
-use crate::outbox::{Due, HeldChange, Outbox, PageLimit, ReleaseQuery};
+use crate::outbox::{Due, Outbox, PageLimit, ReleaseQuery};
 use crate::pipeline::{HeldAnswer, Pipeline};
 use crate::publisher::Publisher;
 
@@ -26,7 +26,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         match &self.held.round {
             Round::Idle if self.held.any && now >= self.held_at => {
                 self.held_at = now + self.config.held_every;
-                self.held.round = Round::Asking;
+                self.held.asked(Round::Asking);
                 let (outbox, topics) = (Arc::clone(self.outbox), self.lasting.topics.held());
                 self.held_calls.spawn(async move { outbox.held(&topics).await.map(HeldAnswer::Signal) });
             }
@@ -41,7 +41,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                     limit: PageLimit { messages: RELEASE_MAX, bytes: self.config.page.bytes },
                 };
                 let (outbox, actions) = (Arc::clone(self.outbox), self.held.actions);
-                self.held.round = Round::Reading;
+                self.held.asked(Round::Reading);
                 self.held_calls.spawn(async move {
                     let (due, change) = outbox.due(&query, actions).await?;
                     Ok(HeldAnswer::Due(due, change))
@@ -54,15 +54,14 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
     pub(crate) fn held_answered(&mut self, answer: HeldAnswer) {
         match answer {
             HeldAnswer::Signal(signal) => self.held.signalled(signal, self.window.holds_unsettled()),
-            HeldAnswer::Due(due, change) => self.release(due, change),
+            HeldAnswer::Due(due, change) => {
+                self.held.released(change.as_ref());
+                self.release(due);
+            }
         }
     }
 
-    fn release(&mut self, due: Vec<Due>, change: Option<HeldChange>) {
-        self.held.round = Round::Idle;
-        if let Some(change) = change {
-            self.held.count_again(&change.held, change.actions);
-        }
+    fn release(&mut self, due: Vec<Due>) {
         if self.quiet.is_some() {
             return;
         }

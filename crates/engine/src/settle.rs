@@ -83,6 +83,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         tracing::debug!(target: "outboxd::settle", dispatched = written.dispatched, held = written.holds,
             released = written.released, high = written.after.high.0, "settled");
         self.settled = written.after;
+        self.lasting.has_settled = true;
         self.window.settled();
         self.window.holds_settled(written.holds);
         if written.released > 0 {

@@ -25,6 +25,8 @@ struct Entry {
     known: Known,
     checked_at: Instant,
     asking: bool,
+    /// A message was read since it was checked.
+    used: bool,
 }
 
 #[derive(Debug)]
@@ -51,7 +53,8 @@ pub(crate) struct Topics {
 impl Topics {
     /// The shared name of a topic, so that a million messages do not hold a million copies.
     pub(crate) fn name(&mut self, topic: &str) -> Arc<str> {
-        if let Some(entry) = self.entries.get(topic) {
+        if let Some(entry) = self.entries.get_mut(topic) {
+            entry.used = true;
             return Arc::clone(&entry.name);
         }
         let name: Arc<str> = Arc::from(topic);
@@ -60,16 +63,22 @@ impl Topics {
             known: Known::Nothing,
             checked_at: Instant::now(),
             asking: false,
+            used: true,
         };
         self.entries.insert(Arc::clone(&name), entry);
         name
     }
 
-    pub(crate) fn leave(&self, topic: &str) -> Leave {
+    pub(crate) fn leave(&mut self, topic: &str) -> Leave {
         match self.entries.get(topic).map(|entry| &entry.known) {
             Some(Known::Writable(info)) => Leave::Write(*info),
             Some(Known::Held { reason, .. }) => Leave::Hold(*reason),
-            Some(Known::Nothing) | None => Leave::Ask,
+            Some(Known::Nothing) => Leave::Ask,
+            None => {
+                // Forgotten while the message waited: what is asked for must be known by name.
+                self.name(topic);
+                Leave::Ask
+            }
         }
     }
 
@@ -95,13 +104,20 @@ impl Topics {
         unknown.map(Entry::ask).collect()
     }
 
-    /// Topics whose state should be asked for again: held ones whose time has come, and stale ones. Marks them.
+    /// No answer is on its way: whoever waited for them is gone.
+    pub(crate) fn forget_questions(&mut self) {
+        self.entries.values_mut().for_each(|entry| entry.asking = false);
+    }
+
+    /// Topics whose state should be asked for again: held ones whose time has come, and stale ones that were used since. Marks
+    /// them, and forgets stale ones that were not.
     pub(crate) fn ask_again(&mut self, now: Instant) -> Vec<String> {
+        self.entries.retain(|_, entry| entry.asking || entry.used || !entry.is_stale(now));
         let due = self.entries.values_mut().filter(|entry| {
             !entry.asking
                 && match &entry.known {
                     Known::Held { check_at, .. } => *check_at <= now,
-                    Known::Writable(_) => now.saturating_duration_since(entry.checked_at) > FRESH_FOR,
+                    Known::Writable(_) => entry.is_stale(now),
                     Known::Nothing => false,
                 }
         });
@@ -145,8 +161,13 @@ impl Topics {
 }
 
 impl Entry {
+    fn is_stale(&self, now: Instant) -> bool {
+        matches!(self.known, Known::Writable(_)) && now.saturating_duration_since(self.checked_at) > FRESH_FOR
+    }
+
     fn ask(&mut self) -> String {
         self.asking = true;
+        self.used = false;
         self.name.to_string()
     }
 

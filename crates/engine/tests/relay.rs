@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use outboxd_core::{Fault, HoldReason, HoldState};
-use outboxd_engine::{Event, Observe, PageLimit, Relay, RelayConfig, RelayError};
+use outboxd_engine::{Event, Observe, PageLimit, Relay, RelayConfig, RelayError, Side};
 use outboxd_testkit::scripted::{MemoryTable, ScriptedBroker, Written};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +18,8 @@ struct Counts {
     duplicates: u64,
     outages: u32,
     outages_over: u32,
+    kafka_outages_over: u32,
+    terms: u32,
     refused_settles: u32,
     parked: u32,
     enqueued: usize,
@@ -30,7 +32,11 @@ impl Observe for Seen {
         match event {
             Event::PossibleDuplicates { messages } => counts.duplicates += messages,
             Event::OutageBegan { .. } => counts.outages += 1,
-            Event::OutageEnded { .. } => counts.outages_over += 1,
+            Event::OutageEnded { side, .. } => {
+                counts.outages_over += 1;
+                counts.kafka_outages_over += u32::from(*side == Side::Kafka);
+            }
+            Event::Leading { .. } => counts.terms += 1,
             Event::SettleRefused => counts.refused_settles += 1,
             Event::Held { parked: true, .. } => counts.parked += 1,
             Event::Enqueued { messages } => counts.enqueued += messages,
@@ -370,4 +376,111 @@ async fn a_drain_with_a_silent_broker_ends_within_the_grace_period() {
     let counts = relay.drained().await;
     assert!(began.elapsed() <= config().grace, "{:?}", began.elapsed());
     assert_eq!((counts.duplicates, table.receipts().len()), (20, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_up_that_ends_with_its_term_is_asked_again() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders"]));
+    broker.mute_look_ups(true);
+    table.commit(&numbered("orders", "a", 0..3));
+    let relay = Running::start(&table, &broker);
+    until("the topic is asked for", || broker.look_ups() > 0).await;
+    broker.mute_look_ups(false);
+    table.end_lead_session();
+    until("3 receipts", || table.receipts().len() == 3).await;
+    relay.drained().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_released_with_a_head_that_is_parked_stays_behind_it() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::default());
+    let large = "m0".repeat(5_000);
+    table.commit(&[Written::keyed("late", "m", &large), Written::keyed("late", "m", "m1")]);
+    let relay = Running::start(&table, &broker);
+    until("both wait for their topic", || table.held().len() == 2).await;
+    broker.limit_topic("late", 5_000);
+    until("the head is parked", || table.held()[0].state == HoldState::Parked).await;
+    table.commit(&[Written::keyed("late", "m", "m2")]);
+    until("the rest waits", || table.held().len() == 3).await;
+    assert_eq!(table.held()[1].state, HoldState::Behind);
+    assert!(broker.log().is_empty(), "{:?}", broker.first_copies("m"));
+    broker.limit_topic("late", 1_000_000);
+    table.retry(table.held()[0].seq);
+    until("all out", || table.held().is_empty()).await;
+    assert_eq!(broker.first_copies("m"), [&large, "m1", "m2"]);
+    relay.drained().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hold_that_is_decided_while_an_answer_about_holds_is_on_its_way_still_blocks_its_key() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders"]));
+    // In company, and alone.
+    broker.refuse("p0", Fault::InvalidRecord, 2);
+    table.commit(&numbered("orders", "p", 0..1));
+    let relay = Running::start_with(
+        &table,
+        &broker,
+        // A retry comes late, so that whatever does not wait for it overtakes it.
+        RelayConfig { backoff_min: Duration::from_secs(20), ..config() },
+    );
+    until("p0 is parked", || table.held().len() == 1).await;
+    broker.silent(true);
+    broker.refuse("a0", Fault::Unknown, 1);
+    table.commit(&numbered("orders", "a", 0..1));
+    until("a0 is with the client", || relay.counts().enqueued == 2).await;
+    table.due_takes(Duration::from_secs(2));
+    table.retry(table.held()[0].seq);
+    // The answer is made within a second and comes two later; a0 fails in between.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    broker.silent(false);
+    until("p0 is out", || broker.first_copies("p").len() == 1).await;
+    table.commit(&numbered("orders", "a", 1..3));
+    until("all out", || table.receipts().len() == 4).await;
+    assert_eq!(broker.first_copies("a"), payloads("a", 0..3));
+    relay.drained().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_as_large_as_all_that_may_be_in_flight_is_read() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders"]));
+    table.commit(&numbered("orders", "a", 0..3));
+    // No whole number of KiB.
+    let config = RelayConfig {
+        page: PageLimit { messages: 10, bytes: 5_000_000 },
+        in_flight_bytes: 5_000_000,
+        ..config()
+    };
+    let relay = Running::start_with(&table, &broker, config);
+    until("3 receipts", || table.receipts().len() == 3).await;
+    relay.drained().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lead_that_comes_to_nothing_is_taken_again_ever_more_slowly_and_is_one_outage() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders"]));
+    table.reads_fail(true);
+    table.commit(&numbered("orders", "a", 0..3));
+    let relay = Running::start(&table, &broker);
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    let counts = relay.counts();
+    assert!((5..60).contains(&counts.terms), "{counts:?}");
+    assert_eq!((counts.outages, counts.outages_over), (1, 0), "{counts:?}");
+    table.reads_fail(false);
+    until("3 receipts", || table.receipts().len() == 3).await;
+    until("the outage is over", || relay.counts().outages_over == 1).await;
+    relay.drained().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_loses_the_lead_says_nothing_of_kafka_any_more() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders"]));
+    broker.unreachable(true);
+    table.commit(&numbered("orders", "a", 0..3));
+    let relay = Running::start(&table, &broker);
+    until("an outage", || relay.counts().outages == 1).await;
+    table.end_lead_session();
+    until("it is over for this relay", || relay.counts().kafka_outages_over == 1).await;
+    broker.unreachable(false);
+    until("3 receipts", || table.receipts().len() == 3).await;
+    relay.drained().await;
 }

@@ -32,6 +32,7 @@ struct State {
     log: Vec<Delivered>,
     silent: bool,
     unreachable: bool,
+    mute_look_ups: bool,
     /// Records with this payload fail whatever batch they travel in.
     poison: Vec<String>,
     /// Records with this payload fail, and only they, so often.
@@ -96,6 +97,11 @@ impl ScriptedBroker {
     /// Look-ups find no broker.
     pub fn unreachable(&self, unreachable: bool) {
         self.change(|state| state.unreachable = unreachable);
+    }
+
+    /// Look-ups asked from now on get no answer at all, or get one again.
+    pub fn mute_look_ups(&self, mute: bool) {
+        self.change(|state| state.mute_look_ups = mute);
     }
 
     /// A record with this payload makes its whole batch fail as too large.
@@ -273,7 +279,9 @@ impl Publisher for ScriptedPublisher {
             };
             (topic, known)
         };
-        std::future::ready(topics.into_iter().map(answer).collect())
+        let answers: Vec<_> = topics.into_iter().map(answer).collect();
+        let muted = state.mute_look_ups;
+        async move { if muted { std::future::pending().await } else { answers } }
     }
 
     fn must_renew(&self) -> bool {

@@ -62,6 +62,8 @@ struct State {
     actions: i64,
     available: bool,
     settles: u64,
+    reads_fail: bool,
+    due_takes: Duration,
     /// How far this outbox's clock is ahead of the test's.
     ahead: Duration,
 }
@@ -87,6 +89,8 @@ impl Default for MemoryTable {
             actions: 0,
             available: true,
             settles: 0,
+            reads_fail: false,
+            due_takes: Duration::ZERO,
             ahead: Duration::ZERO,
         })))
     }
@@ -150,6 +154,16 @@ impl MemoryTable {
         if !available {
             state.leader = None;
         }
+    }
+
+    /// Pages cannot be read although everything else works, or can be again.
+    pub fn reads_fail(&self, fail: bool) {
+        self.state().reads_fail = fail;
+    }
+
+    /// How long the answer to the question for due messages is on its way.
+    pub fn due_takes(&self, duration: Duration) {
+        self.state().due_takes = duration;
     }
 
     /// Ends the lead session of whoever leads, as a terminated backend does; the term stays until somebody else leads.
@@ -315,6 +329,9 @@ impl MemoryOutbox {
     fn page(&self, from: &Cursor, limit: PageLimit) -> Result<ReadPage, OutboxError> {
         let state = self.table.state();
         state.alive("read page")?;
+        if state.reads_fail {
+            return Err(OutboxError::unavailable("read page", "the memory outbox does not say"));
+        }
         let seen = number(&from.seen);
         let now = state.now();
         let limit_messages = usize::try_from(limit.messages).unwrap_or(usize::MAX);
@@ -355,6 +372,40 @@ impl MemoryOutbox {
             mark: None,
             more,
         })
+    }
+}
+
+type DueAnswer = (Vec<Due>, Option<HeldChange>);
+
+impl MemoryOutbox {
+    /// The answer as of now, and how long it is on its way.
+    fn due_now(&self, query: &ReleaseQuery, actions: i64) -> Result<(DueAnswer, Duration), OutboxError> {
+        let state = self.table.state();
+        state.alive("read held messages")?;
+        let mut blocked: Vec<KeyHash> = Vec::new();
+        let (mut due, mut bytes) = (Vec::new(), 0);
+        for row in state.held.values() {
+            let key = row.hold.key_hash;
+            let is_blocked = key.is_some_and(|key| blocked.contains(&key));
+            let is_due = state.is_due(row, query);
+            if let Some(key) = key
+                && (!is_due || row.hold.attempts > 0)
+            {
+                blocked.push(key);
+            }
+            if is_due
+                && !is_blocked
+                && due.len() < usize::try_from(query.limit.messages).unwrap_or(usize::MAX)
+                && bytes < query.limit.bytes
+            {
+                let message = state.rows[&row.hold.seq].message.clone();
+                bytes += bytes_of(&message);
+                due.push(Due { message, attempts: row.hold.attempts });
+            }
+        }
+        let change = (state.actions != actions)
+            .then(|| HeldChange { held: state.held_counts(), actions: state.actions });
+        Ok(((due, change), state.due_takes))
     }
 }
 
@@ -458,32 +509,11 @@ impl Outbox for MemoryOutbox {
         query: &ReleaseQuery,
         actions: i64,
     ) -> Result<(Vec<Due>, Option<HeldChange>), OutboxError> {
-        let state = self.table.state();
-        state.alive("read held messages")?;
-        let mut blocked: Vec<KeyHash> = Vec::new();
-        let (mut due, mut bytes) = (Vec::new(), 0);
-        for row in state.held.values() {
-            let key = row.hold.key_hash;
-            let is_blocked = key.is_some_and(|key| blocked.contains(&key));
-            let is_due = state.is_due(row, query);
-            if let Some(key) = key
-                && (!is_due || row.hold.attempts > 0)
-            {
-                blocked.push(key);
-            }
-            if is_due
-                && !is_blocked
-                && due.len() < usize::try_from(query.limit.messages).unwrap_or(usize::MAX)
-                && bytes < query.limit.bytes
-            {
-                let message = state.rows[&row.hold.seq].message.clone();
-                bytes += bytes_of(&message);
-                due.push(Due { message, attempts: row.hold.attempts });
-            }
+        let (answer, takes) = self.due_now(query, actions)?;
+        if !takes.is_zero() {
+            tokio::time::sleep(takes).await;
         }
-        let change = (state.actions != actions)
-            .then(|| HeldChange { held: state.held_counts(), actions: state.actions });
-        Ok((due, change))
+        Ok(answer)
     }
 
     async fn backlog(&self) -> Result<Backlog, OutboxError> {
