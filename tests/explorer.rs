@@ -31,6 +31,9 @@ use world::World;
 /// How long a broken rule may stay undiscovered.
 const MUTATION_LIMIT: Duration = Duration::from_secs(60);
 
+/// An exploration of less says nothing.
+const CASES_MIN: u64 = 200;
+
 /// Replays that a reproduction may take to become short.
 const SHRINK_REPLAYS_MAX: usize = 300;
 
@@ -190,6 +193,7 @@ async fn no_interleaving_of_small_programs_loses_repeats_or_inverts_a_message() 
         println!("{name}: {explored} of {total} interleavings");
     }
     println!("{} interleavings, {} pages: no violation", explorer.cases, explorer.pages);
+    assert!(explorer.cases >= CASES_MIN, "only {} interleavings in the time given", explorer.cases);
 }
 
 #[tokio::test]
@@ -210,6 +214,7 @@ async fn no_random_interleaving_loses_repeats_or_inverts_a_message() {
         "{} interleavings from seed {first_seed}, {} pages: no violation",
         explorer.cases, explorer.pages
     );
+    assert!(explorer.cases >= CASES_MIN, "only {} interleavings in the time given", explorer.cases);
 }
 
 #[tokio::test]

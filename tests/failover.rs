@@ -93,6 +93,34 @@ async fn a_promoted_standby_loses_nothing_and_needs_no_operator() {
     place.account().await.assert_all_published(1_000);
 }
 
+/// D1, D2, D3. With a synchronous standby nothing that was visible is gone: writers and relay go on through the promotion, and the
+/// balance is as strict as without one.
+#[tokio::test]
+async fn a_synchronous_standby_that_is_promoted_under_load_loses_and_invents_nothing() {
+    let mut primary = Server::start(Options::default()).await.unwrap();
+    let mut standby = primary.standby().await.unwrap();
+    let place = Place::install(&primary.url("postgres"), &shared::kafka(), "synchronous").await;
+    let mut operator = PgConnection::connect(&primary.url("postgres")).await.unwrap();
+    // Here alone: the new primary has no standby to wait for.
+    for sql in ["alter system set synchronous_standby_names = '*'", "select pg_reload_conf()"] {
+        sqlx::raw_sql(sql).execute(&mut operator).await.unwrap();
+    }
+    let address = Address::of(primary.port()).await;
+    let mut relay = place.setup.clone().set("database.url", address.url()).start().await;
+    relay.leads(SOON).await;
+    let writing = Workload::new(std::slice::from_ref(&place.topic), 7).start(&address.url()).await;
+    relay.wait_until("some are dispatched", SOON, |m| m.sum("outboxd_dispatched_total", &[]) > 200.0).await;
+    primary.kill_9().await.unwrap();
+    standby.promote().await.unwrap();
+    address.primary.store(standby.port(), Ordering::Release);
+    relay
+        .wait_until("the new primary is relayed", SOON, |m| m.sum("outboxd_dispatched_total", &[]) > 600.0)
+        .await;
+    writing.stop().await;
+    let place = Place { url: standby.url("postgres"), ..place };
+    place.account().await.assert_all_published(1_000);
+}
+
 /// D1. What the lagging standby never had is gone with the old primary, published or not; what the new primary has is
 /// published, although it draws places in the outbox that the relay has seen before.
 #[tokio::test]

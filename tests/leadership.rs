@@ -48,7 +48,8 @@ async fn a_standby_dispatches_within_two_seconds_of_the_leaders_kill() {
 async fn a_frozen_leader_is_replaced_and_refused_when_it_wakes_up() {
     let database = Database::create().await;
     let place = Place::install(&database.url(), &shared::kafka(), "freeze-leader").await;
-    let setup = place.setup.clone().set("relay.lead_session_ms", 1_500);
+    const LEAD_SESSION: Duration = Duration::from_millis(1_500);
+    let setup = place.setup.clone().set("relay.lead_session_ms", LEAD_SESSION.as_millis());
     let mut frozen = setup.start().await;
     frozen.leads(SOON).await;
     let mut other = setup.start().await;
@@ -57,7 +58,8 @@ async fn a_frozen_leader_is_replaced_and_refused_when_it_wakes_up() {
     let writing = Workload::new(std::slice::from_ref(&place.topic), 2).start(&database.url()).await;
     frozen.wait_until("some are dispatched", SOON, |m| m.sum("outboxd_dispatched_total", &[]) > 50.0).await;
     frozen.pause();
-    other.leads(Duration::from_secs(15)).await;
+    // The server ends the session, the standby polls, and both share two cores with other tests.
+    other.leads(3 * LEAD_SESSION).await;
     assert_eq!(epoch(&mut connection).await, first + 1);
     other.wait_until("the other dispatches", SOON, |m| m.sum("outboxd_dispatched_total", &[]) > 50.0).await;
     frozen.resume();
@@ -66,6 +68,36 @@ async fn a_frozen_leader_is_replaced_and_refused_when_it_wakes_up() {
     let account = place.account().await;
     account.assert_all_published(16_000);
     assert_eq!(epoch(&mut connection).await, first + 1, "the frozen one took no term of its own");
+}
+
+/// D1, D3. A leader whose session lives on while another one has taken a term: what it settles is refused, and it starts anew from
+/// what was settled.
+#[tokio::test]
+async fn a_settle_of_a_term_that_is_over_is_refused_by_the_database() {
+    let database = Database::create().await;
+    let place = Place::install(&database.url(), &shared::kafka(), "fenced").await;
+    let mut relay = place.setup.start().await;
+    relay.leads(SOON).await;
+    place.emit("k", "1").await;
+    relay.wait_until("it is dispatched", SOON, |m| m.sum("outboxd_dispatched_total", &[]) == 1.0).await;
+    let mut connection = database.connect().await;
+    let first = epoch(&mut connection).await;
+    // What another leader does first. The relay reads and publishes until it settles or looks after its lead.
+    sqlx::query("update outbox.cursor set epoch = epoch + 1, nonce = gen_random_uuid()")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    place.emit("k", "2").await;
+    let metrics = relay
+        .wait_until("it is refused and leads anew", SOON, |m| {
+            m.sum("outboxd_settles_refused_total", &[]) >= 1.0
+                && m.sum("outboxd_dispatched_total", &[]) == 2.0
+        })
+        .await;
+    assert_eq!(metrics.sum("outboxd_settles_refused_total", &[]), 1.0);
+    assert_eq!(epoch(&mut connection).await, first + 2);
+    place.account().await.assert_all_published(1);
+    relay.expect_no_surprises(&["another relay has taken the lead"]);
 }
 
 /// A session that sits in a snapshot pins vacuum for the whole cluster. Who stands by has one session and no producer.

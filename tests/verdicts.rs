@@ -126,6 +126,9 @@ async fn an_unknown_topic_holds_only_its_own_messages_and_lets_them_go_in_order_
         assert!(message["reason"] == "topic_unknown" || message["reason"] == "behind", "{message}");
     }
     assert_eq!(charged(&metrics), 0.0, "no attempt is charged for a topic");
+    // The topic is asked about ever less often, up to every ten seconds: whoever waited for that would be slower than this.
+    let within = metrics.sum("outboxd_emit_to_acknowledged_seconds_bucket", &[("le", "2.5")]);
+    assert_eq!(within, 150.0, "the other topic's messages are as fast as ever: {metrics:?}");
 
     // Newer messages of both topics, while the old ones wait.
     for n in 200..240 {

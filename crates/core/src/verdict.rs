@@ -85,10 +85,10 @@ pub fn classify(fault: Fault, alone: bool, attempts: u32, attempts_max: u32) -> 
         Fault::TopicUnauthorized => Verdict::HoldTopic(HoldReason::TopicUnauthorized),
         Fault::TooLarge if alone => Verdict::Park(HoldReason::TooLarge),
         Fault::InvalidRecord if alone => Verdict::Park(HoldReason::InvalidRecord),
-        Fault::TooLarge | Fault::InvalidRecord => Verdict::TryAlone,
         Fault::Unknown if attempts + 1 < attempts_max => Verdict::Retry,
         Fault::Unknown if alone => Verdict::Park(HoldReason::AttemptsExhausted),
-        Fault::Unknown => Verdict::TryAlone,
+        // A whole batch fails for one of its records.
+        Fault::TooLarge | Fault::InvalidRecord | Fault::Unknown => Verdict::TryAlone,
     }
 }
 
