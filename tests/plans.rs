@@ -279,3 +279,28 @@ async fn a_hundred_thousand_held_messages_cost_no_more_than_what_is_released() {
     assert_eq!(due.rows, PAGE);
     due.assert_bounded("due, a key unblocked", probes);
 }
+
+/// What an open transaction has inserted is invisible, and a page that looks at it all the same walks all of it each time.
+#[tokio::test]
+async fn a_bulk_transaction_that_is_open_and_overtaken_costs_a_page_nothing() {
+    let database = installed().await;
+    let mut connection = database.connect().await;
+    prepare(&mut connection, &database.url(), "force_generic_plan").await;
+    let one = "insert into outbox.message (topic, key, payload) values ('orders', 'k', '')";
+    let mut writer = database.connect().await;
+    let bulk = format!(
+        "begin; insert into outbox.message (topic, key, payload) select 'orders', 'k', '' from generate_series(1, {BULK})"
+    );
+    run(&mut writer, &bulk).await.unwrap();
+    run(&mut connection, one).await.unwrap();
+    let high = text(&mut connection, "select max(seq) from outbox.message").await.unwrap();
+    let seen = text(&mut connection, "select pg_current_snapshot()").await.unwrap();
+    let bound = text(&mut connection, "select pg_snapshot_xmax(pg_current_snapshot())").await.unwrap();
+    let page = format!("page('{seen}', {high}, -1, null, '{bound}', {PAGE}, 1000000)");
+    let open = explain(&mut connection, &page).await;
+    assert_eq!(open.rows, 1, "nothing is visible yet");
+    open.assert_bounded("a bulk transaction that is open", BLOCKS_OF_NOTHING);
+    run(&mut writer, "commit").await.unwrap();
+    let committed = explain(&mut connection, &page).await;
+    assert_eq!(committed.rows, PAGE + 1, "and then it comes in pages");
+}

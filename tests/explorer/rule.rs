@@ -75,8 +75,8 @@ impl Rule {
             ),
             Self::CatchUpWithoutEnd => replace(
                 page,
-                "where $4::text is null or pg_visible_in_snapshot(u.xid, $4::text::pg_snapshot)",
-                "where true",
+                "coalesce($4::text::pg_snapshot, pg_current_snapshot())",
+                "pg_current_snapshot()",
             ),
             Self::BoundTooLow => {
                 replace(page, " + age(pg_snapshot_xmax(pg_current_snapshot())::xid))::text", ")::text");

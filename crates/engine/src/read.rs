@@ -100,7 +100,7 @@ async fn read_pages<O: Outbox>(
                 return OutboxError::unavailable("hand a page on", "the pipeline has ended");
             }
         }
-        let pause = wake.after(len, more);
+        let pause = wake.after(len, more, read_at - began);
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }

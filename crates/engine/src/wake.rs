@@ -16,11 +16,12 @@ impl Wake {
         Self { poll_min, poll_max: poll_max.max(poll_min), pause: poll_min }
     }
 
-    /// The pause after a page. Empty pages back off by a quarter each, whoever else is writing.
-    pub(crate) fn after(&mut self, messages: usize, more: bool) -> Duration {
+    /// The pause after a page that took so long to read. Empty pages back off by a quarter each, whoever else is writing. One that
+    /// took long walked what a large open transaction has inserted so far: the database gets as long a rest.
+    pub(crate) fn after(&mut self, messages: usize, more: bool, took: Duration) -> Duration {
         if messages == 0 {
             self.pause = (self.pause + self.pause / 4 + Duration::from_micros(100)).min(self.poll_max);
-            return self.pause;
+            return self.pause.max(took);
         }
         self.pause = self.poll_min;
         if more { Duration::ZERO } else { self.poll_min }
@@ -36,12 +37,13 @@ mod tests {
         let mut wake = Wake::new(Duration::from_millis(1), Duration::from_millis(20));
         let mut last = Duration::ZERO;
         for _ in 0..40 {
-            let pause = wake.after(0, false);
+            let pause = wake.after(0, false, Duration::ZERO);
             assert!(pause >= last && pause <= Duration::from_millis(20));
             last = pause;
         }
         assert_eq!(last, Duration::from_millis(20));
-        assert_eq!(wake.after(5, false), Duration::from_millis(1));
-        assert_eq!(wake.after(2_000, true), Duration::ZERO);
+        assert_eq!(wake.after(5, false, Duration::ZERO), Duration::from_millis(1));
+        assert_eq!(wake.after(2_000, true, Duration::ZERO), Duration::ZERO);
+        assert_eq!(wake.after(0, false, Duration::from_secs(1)), Duration::from_secs(1));
     }
 }

@@ -22,14 +22,18 @@ with recursive
     from younger y
     where y.xid is not null
   ),
-  -- Every transaction whose messages `seen` could not see.
+  -- Every transaction whose messages `seen` could not see and that has ended since; in a catch-up, before `until`, so that it ends.
+  -- One that goes on has nothing to show, but looking for it would walk all that it has inserted so far, page after page.
   unseen (xid) as (
-    select x.xid from pg_snapshot_xip($1::text::pg_snapshot) x (xid)
-    union all
-    select y.xid from younger y where y.xid is not null
+    select x.xid
+    from (
+      select p.xid from pg_snapshot_xip($1::text::pg_snapshot) p (xid)
+      union all
+      select y.xid from younger y where y.xid is not null
+    ) x
+    where pg_visible_in_snapshot(x.xid, coalesce($4::text::pg_snapshot, pg_current_snapshot()))
   ),
-  -- Late messages: at or below high, of those transactions, committed since. In a catch-up only what `until` sees, so that it
-  -- ends. One more than the limit, to know whether these are all.
+  -- Late messages: at or below high, of those transactions. One more than the limit, to know whether these are all.
   late as materialized (
     select l.*,
       row_number() over in_order as nth,
@@ -46,7 +50,6 @@ with recursive
         order by m.xid, m.seq
         limit $6 + 1
       ) m
-      where $4::text is null or pg_visible_in_snapshot(u.xid, $4::text::pg_snapshot)
       order by m.seq
       limit $6 + 1
     ) l
@@ -104,7 +107,7 @@ select null, r.seq, r.id, r.topic, r.key, r.payload, r.headers::text, r.partitio
 from (
   select m.*
   from outbox.message m
-  where m.seq > $2 and $4::text is null and (select s.complete and s.bytes < $7 from late_sum s)
+  where m.seq > $2 and (select a.bytes is not null from ahead a)
     -- Cut by bytes, but not before the first message.
     and m.seq <= (select case
       when a.bytes <= $7 - s.bytes then 9223372036854775807
