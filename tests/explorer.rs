@@ -170,6 +170,7 @@ fn small_programs() -> Vec<(&'static str, Programs)> {
     ]
 }
 
+/// D1, D2, D3. Systematically.
 #[tokio::test]
 async fn no_interleaving_of_small_programs_loses_repeats_or_inverts_a_message() {
     let server = server().await;
@@ -196,6 +197,7 @@ async fn no_interleaving_of_small_programs_loses_repeats_or_inverts_a_message() 
     assert!(explorer.cases >= CASES_MIN, "only {} interleavings in the time given", explorer.cases);
 }
 
+/// D1, D2, D3. At random.
 #[tokio::test]
 async fn no_random_interleaving_loses_repeats_or_inverts_a_message() {
     let server = server().await;

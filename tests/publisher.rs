@@ -138,6 +138,7 @@ fn run(tool: &mut Command) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// D3. The client keeps the order in which it is fed.
 #[tokio::test]
 async fn a_hundred_thousand_records_arrive_in_order_and_are_where_their_reports_say() {
     const RECORDS: u64 = 100_000;

@@ -581,6 +581,7 @@ async fn contended(database: &Database, form: &str, table: &str) -> String {
     text(&mut observer, &in_order).await.expect("two intents were written")
 }
 
+/// D3. What the order of a key rests on: the place is drawn after the aggregate is locked.
 #[tokio::test]
 async fn seq_order_is_the_order_of_the_aggregate_for_every_one_statement_form() {
     for (name, form) in FORMS {

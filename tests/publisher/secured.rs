@@ -144,6 +144,7 @@ async fn write_and_describe_on_a_topic_are_enough_and_nothing_less_is() {
     receipts(&deliver(&mut publisher, vec![record(&closed, None, "1")]).await);
 }
 
+/// D4. Also when nobody is let in.
 #[tokio::test]
 async fn refused_credentials_and_certificates_are_told_and_never_a_messages_fault() {
     let secured = Secured::start().await;
