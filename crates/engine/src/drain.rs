@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::observe::beating;
 use crate::outbox::Outbox;
 use crate::pipeline::{End, Pipeline, Quiet};
 use crate::publisher::Publisher;
-use crate::relay::beating;
 
 /// What is left of the grace period for the last settle, whatever Kafka does.
 const SETTLE_RESERVE: Duration = Duration::from_secs(3);

@@ -10,12 +10,12 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::observe::{Event, Observe};
+use crate::observe::{Event, beating};
 use crate::outbox::{Outbox, OutboxError, Term};
 use crate::pipeline::{End, Pipeline};
 use crate::publisher::Publisher;
 use crate::purge;
-use crate::relay::{Relay, RelayConfig, beating};
+use crate::relay::Relay;
 
 /// How a term ended.
 #[derive(Debug)]
@@ -104,18 +104,4 @@ async fn keep<O: Outbox>(outbox: Arc<O>, term: Term) -> OutboxError {
             return error;
         }
     }
-}
-
-/// Measures the backlog and tells the observer; a failure is logged and costs nothing else.
-pub(crate) async fn measure<O: Outbox>(outbox: &O, observer: &dyn Observe) {
-    match outbox.backlog().await {
-        Ok(backlog) => observer.observe(&Event::BacklogMeasured(&backlog)),
-        Err(error) => tracing::debug!(target: "outboxd::lead", error = crate::relay::chain(&error),
-            "backlog cannot be measured"),
-    }
-}
-
-/// How often, in one place for leader and standby.
-pub(crate) fn backlog_every(config: &RelayConfig) -> std::time::Duration {
-    config.backlog_every
 }

@@ -13,6 +13,8 @@ pub mod operate;
 
 pub mod observe;
 
+pub mod config;
+
 pub mod relay;
 
 mod lead;
@@ -41,6 +43,7 @@ mod purge;
 
 mod drain;
 
+pub use config::RelayConfig;
 pub use observe::{Event, Observe, Outcome, Side};
 pub use operate::{
     AuditedAction, Finding, HeldFilter, HeldMessage, HoldFailure, LeaderStatus, Operate, OperateError,
@@ -48,7 +51,7 @@ pub use operate::{
 };
 pub use outbox::{
     Backlog, Due, DurabilityMark, HeldChange, HeldCount, HeldSignal, Outbox, OutboxError, PageLimit,
-    PurgeLimit, Purged, ReadPage, ReleaseQuery, Settlement, Start, Term,
+    PurgeLimit, Purged, ReadPage, ReleaseQuery, Settlement, Start, Term, chain,
 };
 pub use publisher::{EnqueueError, Publisher, PublisherStats, Report, Token, TopicState};
-pub use relay::{Relay, RelayConfig, RelayError, chain};
+pub use relay::{Relay, RelayError};

@@ -183,3 +183,19 @@ pub trait Observe: Send + Sync + 'static {
     /// Called on the loop's task. Quick, does not block, does not panic.
     fn observe(&self, event: &Event<'_>);
 }
+
+/// Between two heartbeats of a relay that waits.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+
+/// Does it while the heart beats: whoever asks whether the relay is alive must not take a slow server for a dead relay.
+pub(crate) async fn beating<T>(observer: &dyn Observe, work: impl Future<Output = T>) -> T {
+    let mut beat = tokio::time::interval(HEARTBEAT);
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            _ = beat.tick() => observer.observe(&Event::Heartbeat),
+        }
+    }
+}

@@ -9,6 +9,7 @@
 //!   drops everything, calls [`Outbox::step_down`] and leads again.
 //! - [`Outbox::settle`] is one statement, fenced by epoch and nonce, that compares and swaps the cursor.
 
+use std::fmt::Write as _;
 use std::future::Future;
 use std::time::Duration;
 
@@ -276,4 +277,17 @@ pub trait Outbox: Send + Sync + 'static {
 
     /// Closes every session, giving up the lock. Never fails: what cannot be closed is dropped.
     fn step_down(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// An error and its causes on one line: "settle page: connect to database: connection refused".
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // Writing to a String cannot fail.
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
 }

@@ -16,12 +16,12 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::RelayConfig;
 use crate::held::HeldBook;
 use crate::observe::{Event, Observe, Side};
 use crate::outbox::{Due, HeldChange, HeldSignal, Outbox, OutboxError, Start, Term};
 use crate::publisher::{Publisher, PublisherStats, Report, Token, TopicState};
 use crate::read::{self, ReadSettings, Readable};
-use crate::relay::RelayConfig;
 use crate::topics::Topics;
 use crate::window::{Meta, Window};
 

@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::lead::{backlog_every, measure};
+use crate::config::RelayConfig;
 use crate::observe::{Event, Observe};
-use crate::outbox::{Outbox, OutboxError};
-use crate::relay::{RelayConfig, chain};
+use crate::outbox::{Outbox, OutboxError, chain};
 
 /// Between two steps of one purge, so that it never keeps the database busy.
 const STEP_PAUSE: Duration = Duration::from_millis(50);
@@ -28,7 +27,7 @@ pub(crate) async fn upkeep<O: Outbox>(
         tokio::time::sleep_until(measure_at.min(purge_at)).await;
         if Instant::now() >= measure_at {
             measure(&*outbox, &*observer).await;
-            measure_at = Instant::now() + backlog_every(&config);
+            measure_at = Instant::now() + config.backlog_every;
         }
         if Instant::now() >= purge_at {
             let more = match outbox.purge(config.purge).await {
@@ -43,5 +42,14 @@ pub(crate) async fn upkeep<O: Outbox>(
             };
             purge_at = Instant::now() + if more { STEP_PAUSE } else { config.purge_every };
         }
+    }
+}
+
+/// Measures the backlog and tells the observer; a failure is logged and costs nothing else.
+pub(crate) async fn measure<O: Outbox>(outbox: &O, observer: &dyn Observe) {
+    match outbox.backlog().await {
+        Ok(backlog) => observer.observe(&Event::BacklogMeasured(&backlog)),
+        Err(error) => tracing::debug!(target: "outboxd::lead", error = chain(&error),
+            "backlog cannot be measured"),
     }
 }
