@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use outboxd_core::{Fault, HoldReason, HoldState};
-use outboxd_engine::{Event, Observe, PageLimit, Relay, RelayConfig, RelayError, Side};
+use outboxd_engine::{Event, Observe, Outcome, PageLimit, Relay, RelayConfig, RelayError, Side};
 use outboxd_testkit::scripted::{MemoryTable, ScriptedBroker, Written};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +20,7 @@ struct Counts {
     outages_over: u32,
     kafka_outages_over: u32,
     terms: u32,
+    retried: u32,
     refused_settles: u32,
     parked: u32,
     enqueued: usize,
@@ -37,6 +38,7 @@ impl Observe for Seen {
                 counts.kafka_outages_over += u32::from(*side == Side::Kafka);
             }
             Event::Leading { .. } => counts.terms += 1,
+            Event::Attempt { outcome: Outcome::Retry, .. } => counts.retried += 1,
             Event::SettleRefused => counts.refused_settles += 1,
             Event::Held { parked: true, .. } => counts.parked += 1,
             Event::Enqueued { messages } => counts.enqueued += messages,
@@ -433,6 +435,31 @@ async fn a_hold_that_is_decided_while_an_answer_about_holds_is_on_its_way_still_
     // The answer is made within a second and comes two later; a0 fails in between.
     tokio::time::sleep(Duration::from_secs(1)).await;
     broker.silent(false);
+    until("p0 is out", || broker.first_copies("p").len() == 1).await;
+    table.commit(&numbered("orders", "a", 1..3));
+    until("all out", || table.receipts().len() == 4).await;
+    assert_eq!(broker.first_copies("a"), payloads("a", 0..3));
+    relay.drained().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hold_that_is_not_a_row_yet_still_blocks_its_key_when_an_operator_acts() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders"]));
+    broker.refuse("p0", Fault::InvalidRecord, 2);
+    broker.refuse("a0", Fault::Unknown, 1);
+    table.commit(&numbered("orders", "p", 0..1));
+    // A retry comes late, and a hold becomes a row late.
+    let config = RelayConfig {
+        backoff_min: Duration::from_secs(20),
+        settle_every: Duration::from_secs(5),
+        ..config()
+    };
+    let relay = Running::start_with(&table, &broker, config);
+    until("p0 is parked", || table.held().len() == 1).await;
+    table.commit(&numbered("orders", "a", 0..1));
+    until("a0 has failed", || relay.counts().retried == 1).await;
+    assert_eq!(table.held().len(), 1, "a0 is no row yet");
+    table.retry(table.held()[0].seq);
     until("p0 is out", || broker.first_copies("p").len() == 1).await;
     table.commit(&numbered("orders", "a", 1..3));
     until("all out", || table.receipts().len() == 4).await;

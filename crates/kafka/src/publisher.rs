@@ -144,6 +144,7 @@ impl Client {
 
     /// Throws away what is queued and in flight; returns when nothing more of it can be sent.
     fn discard(self) {
+        // At once, also if a look-up still has a handle to it.
         self.producer.purge(PurgeConfig::default().queue().inflight());
         drop(self.producer);
     }
