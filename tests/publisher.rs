@@ -192,6 +192,19 @@ async fn one_oversize_record_fails_its_batch_until_the_client_knows_the_topic() 
     assert_eq!((failed[0].token, fault(failed[0])), (Token(150), Some(Fault::TooLarge)));
 }
 
+/// The topic takes no record that is older than the broker's clock, as if that clock were ahead of ours.
+#[tokio::test]
+async fn a_clock_that_differs_is_the_clusters_trouble_and_never_a_records_own_fault() {
+    let (bootstrap, topic) = (shared::kafka(), unique_topic("clock"));
+    create_topic(&bootstrap, &topic, 1, &[("message.timestamp.before.max.ms", "0")]).await;
+    let mut publisher = publisher_to(&bootstrap).await;
+    writable(&publisher, &topic).await;
+    let reports = deliver(&mut publisher, vec![record(&topic, None, "1")]).await;
+    let error = reports[0].result.as_ref().expect_err("the record is refused");
+    assert_eq!(error.fault, Fault::BrokerNotReady, "{error}");
+    assert!(error.code.contains("set the clocks right"), "{error}");
+}
+
 #[tokio::test]
 async fn a_topic_that_takes_larger_records_gets_them_after_a_renewal() {
     let (bootstrap, topic) = (shared::kafka(), unique_topic("large"));
