@@ -280,7 +280,8 @@ async fn a_look_up_creates_no_topic_even_where_the_broker_would() {
         assert_eq!(look_up(&publisher, &topic).await, TopicState::Held(HoldReason::TopicUnknown));
     }
     let findings =
-        outboxd_kafka::inspect(&KafkaConfig::new(broker.bootstrap()), std::slice::from_ref(&topic)).await;
+        outboxd_kafka::inspect(&KafkaConfig::new(broker.bootstrap()), std::slice::from_ref(&topic), None)
+            .await;
     assert!(findings.iter().any(|finding| finding.severity == Severity::Error), "{findings:?}");
     assert_eq!(look_up(&publisher, &topic).await, TopicState::Held(HoldReason::TopicUnknown));
 }
@@ -473,7 +474,7 @@ async fn a_preflight_tells_brokers_topics_and_what_is_missing() {
     create_topic(&bootstrap, &small, 1, &[("max.message.bytes", "5000"), ("cleanup.policy", "compact")])
         .await;
     let topics = [usual.clone(), small.clone(), missing.clone(), "not legal".to_owned()];
-    let findings = outboxd_kafka::inspect(&KafkaConfig::new(&bootstrap), &topics).await;
+    let findings = outboxd_kafka::inspect(&KafkaConfig::new(&bootstrap), &topics, Some(1_000_000)).await;
     let of = |check: &str| -> Vec<Severity> {
         findings.iter().filter(|finding| finding.check == check).map(|finding| finding.severity).collect()
     };
@@ -485,11 +486,33 @@ async fn a_preflight_tells_brokers_topics_and_what_is_missing() {
     assert_eq!(of("topic not legal"), [Severity::Error]);
     assert!(findings.iter().all(|finding| (finding.severity == Severity::Ok) == finding.remedy.is_empty()));
 
-    let nobody =
-        KafkaConfig { look_up_within: Duration::from_millis(500), ..KafkaConfig::new("127.0.0.1:1") };
-    let findings = outboxd_kafka::inspect(&nobody, &[usual]).await;
+    for (nobody, why) in [("127.0.0.1:1", "refused"), ("no-such-host.invalid:9092", "resolve")] {
+        let config = KafkaConfig { look_up_within: Duration::from_millis(500), ..KafkaConfig::new(nobody) };
+        let findings = outboxd_kafka::inspect(&config, std::slice::from_ref(&usual), None).await;
+        let brokers = findings.iter().find(|finding| finding.check == "brokers").unwrap();
+        assert_eq!(brokers.severity, Severity::Error, "{brokers:?}");
+        for said in [nobody, why] {
+            assert!(brokers.found.contains(said), "{said} is not in {brokers:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_preflight_compares_what_topics_take_with_what_the_outbox_takes() {
+    let bootstrap = shared::kafka();
+    let topic = unique_topic("limits");
+    create_topic(&bootstrap, &topic, 1, &[("max.message.bytes", "1048588")]).await;
+    let warned = async |config: KafkaConfig, intent_max_bytes| {
+        let findings = outboxd_kafka::inspect(&config, std::slice::from_ref(&topic), intent_max_bytes).await;
+        findings.iter().any(|finding| {
+            finding.severity == Severity::Warning && finding.found.contains("larger ones would be parked")
+        })
+    };
+    let config = KafkaConfig::new(&bootstrap);
+    assert!(!warned(config.clone(), Some(1_000_000)).await && !warned(config.clone(), None).await);
+    assert!(warned(config.clone(), Some(50_000_000)).await);
     assert!(
-        findings.iter().any(|finding| finding.check == "brokers" && finding.severity == Severity::Error),
-        "{findings:?}"
+        warned(KafkaConfig { queue_bytes: 900_000, message_max_bytes: 800_000, ..config }, Some(1_000_000))
+            .await
     );
 }
