@@ -4,6 +4,8 @@ use std::io::Read as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use sqlx::{Connection as _, SqliteConnection};
+
 use crate::support::BINARY;
 
 /// A server that refuses connections.
@@ -75,21 +77,30 @@ fn every_command_explains_itself_on_standard_output() {
         assert!(ran.out.contains("Usage: outboxd") && ran.err.is_empty(), "{arguments:?}: {ran:?}");
         assert!(!ran.out.contains('\u{1b}'), "colour without a terminal: {ran:?}");
     }
-    let help = run(directory.path(), &[], &["--help"]).out;
-    assert!(help.contains("Examples:") && help.contains("Exit codes:"), "{help}");
+    let explained: [&[&str]; 7] =
+        [&[], &["migrate"], &["migrate", "grants"], &["check"], &["status"], &["held"], &["config"]];
+    for arguments in explained {
+        let help = run(directory.path(), &[], &[arguments, &["--help"]].concat()).out;
+        assert!(help.contains("Examples:") && help.contains("Exit codes:"), "{help}");
+    }
     assert!(run(directory.path(), &[], &["--version"]).out.starts_with("outboxd "));
 }
 
 #[test]
 fn wrong_usage_ends_with_64_and_says_what_is_wrong() {
     let directory = tempfile::tempdir().unwrap();
-    let wrong: [&[&str]; 8] = [
+    let id = "01890000-0000-7000-8000-000000000000";
+    let wrong: [&[&str]; 12] = [
         &[],
         &["fly"],
         &["run", "--fast"],
         &["held", "show", "not-an-id"],
         &["held", "list", "--state", "gone"],
-        &["held", "discard", "01890000-0000-7000-8000-000000000000"],
+        &["held", "discard", id],
+        &["held", "discard", id, "--reason", " "],
+        &["held", "retry", id, "--reason", ""],
+        &["held", "retry", id, "--as", ""],
+        &["migrate", "--schema", "other"],
         &["migrate", "grants"],
         &["status", "--set", "no-equals-sign"],
     ];
@@ -124,6 +135,35 @@ fn migrating_twice_installs_once_and_a_dry_run_installs_nothing() {
     assert!(second.code == Some(0) && second.out.contains("up to date"), "{second:?}");
     let dry = run(directory.path(), &SHOP, &["migrate", "--dry-run"]);
     assert!(dry.code == Some(0) && dry.out.starts_with("--"), "{dry:?}");
+}
+
+#[test]
+fn what_was_done_is_told_to_programs_as_well() {
+    let directory = tempfile::tempdir().unwrap();
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        let ran = run(directory.path(), &SHOP, &[arguments, &["--output", "json"]].concat());
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        serde_json::from_str(&ran.out).unwrap()
+    };
+    let valid = json(&["config", "check"]);
+    assert_eq!((&valid["database"], &valid["bootstrap_servers"]), (&"sqlite:shop.db".into(), &NOBODY.into()));
+    let planned = json(&["migrate", "--dry-run"]);
+    assert_eq!(planned["pending"][0]["version"], 1, "{planned}");
+    assert!(planned["pending"][0]["sql"].as_str().unwrap().contains("create table outbox_message"));
+    assert_eq!(json(&["migrate"])["applied"], serde_json::json!([{ "version": 1, "name": "outbox" }]));
+    assert_eq!(json(&["migrate"])["applied"], serde_json::json!([]));
+}
+
+#[test]
+fn a_database_file_that_is_not_there_is_named_with_the_remedy() {
+    let directory = tempfile::tempdir().unwrap();
+    let ran = run(directory.path(), &SHOP, &["status"]);
+    assert_eq!(ran.code, Some(69), "{ran:?}");
+    let path = directory.path().join("shop.db").display().to_string();
+    assert!(ran.err.contains(&path) && ran.err.contains("`outboxd migrate` creates it"), "{ran:?}");
+    let environment = [("OUTBOXD__DATABASE__URL", "sqlite:no/such/shop.db")];
+    let ran = run(directory.path(), &environment, &["migrate"]);
+    assert!(ran.code == Some(69) && ran.err.contains("no/such/shop.db"), "{ran:?}");
 }
 
 #[test]
@@ -200,6 +240,56 @@ fn a_message_that_is_not_held_cannot_be_decided_about() {
     }
 }
 
+/// Parks a message of its own key in `shop.db` for each of these ids.
+async fn park(directory: &Path, ids: &[&str]) {
+    let url = format!("sqlite:{}", directory.join("shop.db").display());
+    let mut database = SqliteConnection::connect(&url).await.unwrap();
+    for id in ids {
+        sqlx::query("insert into outbox_message (id, topic, key, payload) values (?1, 'orders', ?1, 'x')")
+            .bind(id)
+            .execute(&mut database)
+            .await
+            .unwrap();
+    }
+    sqlx::raw_sql(
+        "insert into outbox_held (seq, id, topic, state, reason) select seq, id, topic, 'parked', 'too_large' from outbox_message",
+    )
+    .execute(&mut database)
+    .await
+    .unwrap();
+    database.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn of_several_messages_each_is_tried_and_what_was_not_done_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    assert_eq!(run(directory.path(), &SHOP, &["migrate"]).code, Some(0));
+    let [first, gone, last] = [
+        "01890000-0000-7000-8000-000000000001",
+        "01890000-0000-7000-8000-000000000002",
+        "01890000-0000-7000-8000-000000000003",
+    ];
+    park(directory.path(), &[first, last]).await;
+    let status = run(directory.path(), &SHOP, &["status", "--output", "json"]);
+    let status: serde_json::Value = serde_json::from_str(&status.out).unwrap();
+    let parked = serde_json::json!([{ "state": "parked", "reason": "too_large", "messages": 2 }]);
+    assert_eq!(status["held"], parked, "as /status of the relay has it");
+
+    let ran = run(directory.path(), &SHOP, &["held", "retry", first, gone, last]);
+    assert_eq!(ran.code, Some(64), "{ran:?}");
+    assert!(ran.out.contains(first) && ran.out.contains(last) && !ran.out.contains(gone), "{ran:?}");
+    assert!(ran.err.contains(gone) && !ran.err.contains(first), "{ran:?}");
+
+    let discard = ["held", "discard", gone, first, "--reason", "test", "--as", "ada", "--output", "json"];
+    let ran = run(directory.path(), &SHOP, &discard);
+    assert_eq!(ran.code, Some(64), "{ran:?}");
+    let acted: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(acted["ids"], serde_json::json!([first]));
+    assert_eq!((&acted["not_done"][0]["id"], &acted["who"]), (&gone.into(), &"ada".into()), "{acted}");
+    let left = run(directory.path(), &SHOP, &["held", "list"]);
+    assert!(left.out.contains(last) && !left.out.contains(first), "{left:?}");
+}
+
 #[test]
 fn the_preflight_tells_what_it_looked_at_and_ends_with_69_while_kafka_is_down() {
     let directory = tempfile::tempdir().unwrap();
@@ -211,6 +301,8 @@ fn the_preflight_tells_what_it_looked_at_and_ends_with_69_while_kafka_is_down() 
     assert!(findings.iter().any(|finding| finding["severity"] == "ok"), "{findings:?}");
     let brokers = findings.iter().find(|finding| finding["check"] == "brokers").unwrap();
     assert_eq!(brokers["severity"], "error");
+    assert!(brokers["found"].as_str().unwrap().contains(NOBODY), "{brokers}");
+    assert_eq!(ran.err, "outboxd: cannot reach Kafka\n", "what is wrong is said once");
     assert!(!brokers["remedy"].as_str().unwrap().is_empty());
 }
 

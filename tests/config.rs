@@ -134,6 +134,44 @@ fn settings_that_would_void_a_promise_or_run_code_are_refused_by_name() {
     }
     let unknown = run(directory.path(), &SHOP, &["config", "check", "--set", "kafka.properties.linger=5"]);
     assert_refused(&unknown, &["kafka.properties.linger"]);
+    let underscore =
+        run(directory.path(), &SHOP, &["config", "check", "--set", "kafka.properties.log_level=7"]);
+    assert_refused(&underscore, &["kafka.properties.log.level", "set log.filter"]);
+    let table = run(directory.path(), &SHOP, &["config", "check", "--set", "kafka.properties=5"]);
+    assert_refused(&table, &["kafka.properties: is a table: set kafka.properties.<name>"]);
+}
+
+#[test]
+fn what_run_would_refuse_is_not_valid() {
+    let directory = tempfile::tempdir().unwrap();
+    for (url, said) in [
+        ("postgres://app@127.0.0.1/shop?sslmode=bogus", "sslmode must be one of"),
+        ("postgres://app@127.0.0.1/shop?sslrootcert=/nope", "sslrootcert names a file that cannot be read"),
+        ("postgres://app@127.0.0.1:0/shop", "port"),
+        ("postgres://127.0.0.1:5432", "no user and no database"),
+        ("sqlite:shop.db?mode=ro", "no parameters"),
+    ] {
+        let environment = [("OUTBOXD__DATABASE__URL", url), SHOP[1], SHOP[2]];
+        for command in [["config", "check"].as_slice(), &["run"], &["migrate"]] {
+            assert_refused(&run(directory.path(), &environment, command), &["database.url", said]);
+        }
+    }
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "no file is created");
+}
+
+/// The same URL means the same wherever the relay runs.
+#[test]
+fn the_database_drivers_own_variables_have_no_say() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = ("OUTBOXD__DATABASE__URL", "postgres://app@127.0.0.1:1/shop");
+    let ignored =
+        [url, ("PGUSER", "other"), ("PGHOST", "db.example"), ("PGPORT", "5433"), ("PGDATABASE", "d")];
+    let ran = run(directory.path(), &ignored, &["status"]);
+    assert!(ran.code == Some(69) && ran.err.contains("refused"), "{ran:?}");
+    let obeyed = [url, ("PGOPTIONS", "-c work_mem=1MB"), ("PGSSLROOTCERT", "system")];
+    let ran = run(directory.path(), &obeyed, &["status"]);
+    assert_refused(&ran, &["PGOPTIONS is set", "PGSSLROOTCERT is set", "write sslrootcert into the URL"]);
+    assert_eq!(run(directory.path(), &obeyed[1..], &["config", "show"]).code, Some(0));
 }
 
 #[test]
@@ -194,6 +232,24 @@ fn no_command_prints_a_secret_whatever_goes_wrong() {
         let ran = run(directory.path(), &environment, arguments);
         assert!(!ran.out.contains(CANARY) && !ran.err.contains(CANARY), "{arguments:?}: {ran:?}");
     }
+    // Secrets in the place of something else, or with a slip in their names.
+    let misplaced = [
+        ("OUTBOXD__DATABASE__URL_FILE", format!("postgres://app:{CANARY}@127.0.0.1/shop")),
+        ("OUTBOXD__DATABASE__URL_FILE", CANARY.to_owned()),
+        ("OUTBOXD__KAFKA__PROPERTIES__SASL_PASSWORD_FILE", CANARY.to_owned()),
+        ("OUTBOXD__KAFKA__PROPERTIES__SASL_PASWORD", CANARY.to_owned()),
+        ("OUTBOXD__KAFKA__PROPERTIES__SASL_JAAS_CONFIG", CANARY.to_owned()),
+    ];
+    for (name, value) in &misplaced {
+        for arguments in [["config", "show"].as_slice(), &["config", "check"], &["check"], &["status"]] {
+            let ran = run(directory.path(), &[(name, value), environment[1]], arguments);
+            assert!(!ran.out.contains(CANARY) && !ran.err.contains(CANARY), "{name} {arguments:?}: {ran:?}");
+        }
+    }
+    let ran = run(directory.path(), &[(misplaced[0].0, &misplaced[0].1)], &["status"]);
+    assert_refused(&ran, &["database.url_file takes the path of a file, not the secret"]);
+    let ran = run(directory.path(), &[(misplaced[3].0, &misplaced[3].1)], &["config", "show"]);
+    assert_refused(&ran, &["kafka.properties.sasl.pasword", "no such setting"]);
     let (value, _) = shown(directory.path(), &environment, &[], "database.url");
     assert_eq!(value, "postgres://app:[redacted]@127.0.0.1:1/shop?options=[redacted]");
     for odd in [

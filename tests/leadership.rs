@@ -64,6 +64,11 @@ async fn a_frozen_leader_is_replaced_and_refused_when_it_wakes_up() {
     other.wait_until("the other dispatches", SOON, |m| m.sum("outboxd_dispatched_total", &[]) > 50.0).await;
     frozen.resume();
     frozen.wait_until("it stands by", SOON, |m| m.sum("outboxd_leader", &[]) == 0.0).await;
+    // librdkafka's threads are called rdk:...; it had a producer and a client that reads topics' configurations.
+    eventually("it has no client of Kafka left", SOON, async || {
+        (!frozen.threads().iter().any(|name| name.starts_with("rdk:"))).then_some(())
+    })
+    .await;
     writing.stop().await;
     let account = place.account().await;
     account.assert_all_published(16_000);

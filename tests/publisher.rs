@@ -193,6 +193,19 @@ async fn one_oversize_record_fails_its_batch_until_the_client_knows_the_topic() 
     assert_eq!((failed[0].token, fault(failed[0])), (Token(150), Some(Fault::TooLarge)));
 }
 
+/// The topic takes no record that is older than the broker's clock, as if that clock were ahead of ours.
+#[tokio::test]
+async fn a_clock_that_differs_is_the_clusters_trouble_and_never_a_records_own_fault() {
+    let (bootstrap, topic) = (shared::kafka(), unique_topic("clock"));
+    create_topic(&bootstrap, &topic, 1, &[("message.timestamp.before.max.ms", "0")]).await;
+    let mut publisher = publisher_to(&bootstrap).await;
+    writable(&publisher, &topic).await;
+    let reports = deliver(&mut publisher, vec![record(&topic, None, "1")]).await;
+    let error = reports[0].result.as_ref().expect_err("the record is refused");
+    assert_eq!(error.fault, Fault::BrokerNotReady, "{error}");
+    assert!(error.code.contains("set the clocks right"), "{error}");
+}
+
 #[tokio::test]
 async fn a_topic_that_takes_larger_records_gets_them_after_a_renewal() {
     let (bootstrap, topic) = (shared::kafka(), unique_topic("large"));
@@ -268,7 +281,8 @@ async fn a_look_up_creates_no_topic_even_where_the_broker_would() {
         assert_eq!(look_up(&publisher, &topic).await, TopicState::Held(HoldReason::TopicUnknown));
     }
     let findings =
-        outboxd_kafka::inspect(&KafkaConfig::new(broker.bootstrap()), std::slice::from_ref(&topic)).await;
+        outboxd_kafka::inspect(&KafkaConfig::new(broker.bootstrap()), std::slice::from_ref(&topic), None)
+            .await;
     assert!(findings.iter().any(|finding| finding.severity == Severity::Error), "{findings:?}");
     assert_eq!(look_up(&publisher, &topic).await, TopicState::Held(HoldReason::TopicUnknown));
 }
@@ -461,7 +475,7 @@ async fn a_preflight_tells_brokers_topics_and_what_is_missing() {
     create_topic(&bootstrap, &small, 1, &[("max.message.bytes", "5000"), ("cleanup.policy", "compact")])
         .await;
     let topics = [usual.clone(), small.clone(), missing.clone(), "not legal".to_owned()];
-    let findings = outboxd_kafka::inspect(&KafkaConfig::new(&bootstrap), &topics).await;
+    let findings = outboxd_kafka::inspect(&KafkaConfig::new(&bootstrap), &topics, Some(1_000_000)).await;
     let of = |check: &str| -> Vec<Severity> {
         findings.iter().filter(|finding| finding.check == check).map(|finding| finding.severity).collect()
     };
@@ -473,11 +487,33 @@ async fn a_preflight_tells_brokers_topics_and_what_is_missing() {
     assert_eq!(of("topic not legal"), [Severity::Error]);
     assert!(findings.iter().all(|finding| (finding.severity == Severity::Ok) == finding.remedy.is_empty()));
 
-    let nobody =
-        KafkaConfig { look_up_within: Duration::from_millis(500), ..KafkaConfig::new("127.0.0.1:1") };
-    let findings = outboxd_kafka::inspect(&nobody, &[usual]).await;
+    for (nobody, why) in [("127.0.0.1:1", "refused"), ("no-such-host.invalid:9092", "resolve")] {
+        let config = KafkaConfig { look_up_within: Duration::from_millis(500), ..KafkaConfig::new(nobody) };
+        let findings = outboxd_kafka::inspect(&config, std::slice::from_ref(&usual), None).await;
+        let brokers = findings.iter().find(|finding| finding.check == "brokers").unwrap();
+        assert_eq!(brokers.severity, Severity::Error, "{brokers:?}");
+        for said in [nobody, why] {
+            assert!(brokers.found.contains(said), "{said} is not in {brokers:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_preflight_compares_what_topics_take_with_what_the_outbox_takes() {
+    let bootstrap = shared::kafka();
+    let topic = unique_topic("limits");
+    create_topic(&bootstrap, &topic, 1, &[("max.message.bytes", "1048588")]).await;
+    let warned = async |config: KafkaConfig, intent_max_bytes| {
+        let findings = outboxd_kafka::inspect(&config, std::slice::from_ref(&topic), intent_max_bytes).await;
+        findings.iter().any(|finding| {
+            finding.severity == Severity::Warning && finding.found.contains("larger ones would be parked")
+        })
+    };
+    let config = KafkaConfig::new(&bootstrap);
+    assert!(!warned(config.clone(), Some(1_000_000)).await && !warned(config.clone(), None).await);
+    assert!(warned(config.clone(), Some(50_000_000)).await);
     assert!(
-        findings.iter().any(|finding| finding.check == "brokers" && finding.severity == Severity::Error),
-        "{findings:?}"
+        warned(KafkaConfig { queue_bytes: 900_000, message_max_bytes: 800_000, ..config }, Some(1_000_000))
+            .await
     );
 }

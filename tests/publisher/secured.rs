@@ -122,13 +122,22 @@ async fn write_and_describe_on_a_topic_are_enough_and_nothing_less_is() {
     assert!(!publisher.must_renew());
     receipts(&deliver(&mut publisher, vec![record(&allowed, None, "2")]).await);
 
-    let findings = outboxd_kafka::inspect(&config, &[allowed.clone(), closed.clone()]).await;
+    let findings = outboxd_kafka::inspect(
+        &config,
+        &[allowed.clone(), closed.clone(), describe_only.clone()],
+        Some(100_000),
+    )
+    .await;
     let of = |topic: &str| -> Vec<Severity> {
         let check = format!("topic {topic}");
         findings.iter().filter(|finding| finding.check == check).map(|finding| finding.severity).collect()
     };
     assert_eq!(of(&allowed), [Severity::Ok, Severity::Warning], "its limit cannot be read");
     assert_eq!(of(&closed), [Severity::Error]);
+    assert_eq!(of(&describe_only), [Severity::Ok, Severity::Warning]);
+    let described =
+        findings.iter().find(|finding| finding.check == format!("topic {describe_only}")).unwrap();
+    assert!(described.found.contains("WRITE shows only when the relay writes"), "{described:?}");
 
     secured.broker.allow(USER, &["DescribeConfigs"], &allowed).unwrap();
     wait::until("the topic's own limit is read", LIMIT, || async {
@@ -173,7 +182,7 @@ async fn refused_credentials_and_certificates_are_told_and_never_a_messages_faul
         assert_eq!(publisher.stats().queue_messages, 1);
         assert!(!publisher.must_renew());
 
-        let findings = outboxd_kafka::inspect(&config, std::slice::from_ref(&topic)).await;
+        let findings = outboxd_kafka::inspect(&config, std::slice::from_ref(&topic), None).await;
         let shown = format!("{findings:?} {publisher:?} {:?}", publisher.last_error());
         assert!(
             findings.iter().any(|finding| finding.check == "brokers" && finding.severity == Severity::Error)

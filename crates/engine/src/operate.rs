@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use outboxd_core::{HoldReason, HoldState, KeyHash, Seq};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -115,7 +115,23 @@ pub struct OutboxStatus {
     /// Age of the oldest undelivered message.
     pub oldest_age_seconds: f64,
     /// Held messages by state and reason.
+    #[serde(serialize_with = "held_by_name")]
     pub held: Vec<(String, String, u64)>,
+}
+
+/// Objects with `state`, `reason` and `messages`, as the relay's own status has them.
+fn held_by_name<S: Serializer>(held: &[(String, String, u64)], serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Held<'a> {
+        state: &'a str,
+        reason: &'a str,
+        messages: u64,
+    }
+    serializer.collect_seq(held.iter().map(|(state, reason, messages)| Held {
+        state,
+        reason,
+        messages: *messages,
+    }))
 }
 
 impl OutboxStatus {
@@ -193,6 +209,12 @@ pub trait Operate: Send + Sync {
     /// # Errors
     /// [`OutboxError`].
     fn topics(&self) -> impl Future<Output = Result<Vec<String>, OutboxError>> + Send;
+
+    /// The largest intent that the outbox takes, in bytes: writers are told, and topics should take as much.
+    ///
+    /// # Errors
+    /// [`OutboxError`].
+    fn max_message_bytes(&self) -> impl Future<Output = Result<usize, OutboxError>> + Send;
 
     /// Held messages, ascending by `seq`.
     ///

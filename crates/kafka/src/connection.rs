@@ -46,6 +46,8 @@ pub struct Connection(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
+    /// Whoever asks says what is wrong in another way; nothing is logged as a warning or worse.
+    silent: bool,
     /// Whether `last_error` is set, so that a delivery need not take the lock to clear nothing.
     troubled: AtomicBool,
     state: Mutex<State>,
@@ -67,6 +69,11 @@ struct Logged {
 }
 
 impl Connection {
+    /// One that keeps the last trouble and logs none of it.
+    pub(crate) fn silent() -> Self {
+        Self(Arc::new(Shared { silent: true, ..Shared::default() }))
+    }
+
     /// The last trouble, or `None` once a broker has answered since.
     #[must_use]
     pub fn last_error(&self) -> Option<ConnectionError> {
@@ -138,6 +145,9 @@ impl Connection {
 
     /// Whether a line about this may be logged now: the number of lines held back since the last one.
     fn may_log(&self, about: &str) -> Option<u64> {
+        if self.0.silent {
+            return None;
+        }
         let now = Instant::now();
         let mut state = self.state();
         match state.logged.get_mut(about) {
@@ -191,6 +201,13 @@ impl ClientContext for Connection {
 }
 
 impl rdkafka::consumer::ConsumerContext for Connection {}
+
+impl rdkafka::producer::ProducerContext for Connection {
+    type DeliveryOpaque = ();
+
+    /// Clients with this context look things up and publish nothing.
+    fn delivery(&self, _delivered: &rdkafka::message::DeliveryResult<'_>, (): ()) {}
+}
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,8 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 /// The codes are those that a producer can meet, with those of neighbouring requests beside them; what is not listed is
 /// [`Fault::Unknown`], which is tried again before it is believed. A code that speaks about the cluster's or the client's
 /// set-up and never about one record (a missing feature, a refused compression) counts as the broker not being ready: no
-/// message may be parked for it.
+/// message may be parked for it. So does a refused timestamp: every record carries the time of publishing, so what is wrong
+/// is a clock, and every message would be refused.
 #[must_use]
 #[expect(clippy::too_many_lines, reason = "one table, read as a whole")]
 pub fn fault_of(code: Code) -> Fault {
@@ -56,6 +57,7 @@ pub fn fault_of(code: Code) -> Fault {
         | Code::UnsupportedVersion
         | Code::UnsupportedFeature
         | Code::UnsupportedCompressionType
+        | Code::InvalidTimestamp
         | Code::Retry
         | Code::InProgress
         | Code::WaitCache => Fault::BrokerNotReady,
@@ -106,7 +108,6 @@ pub fn fault_of(code: Code) -> Fault {
         | Code::InvalidMessage
         | Code::BadMessage
         | Code::BadCompression
-        | Code::InvalidTimestamp
         | Code::InvalidTopic
         | Code::InvalidArgument
         | Code::PolicyViolation
@@ -117,10 +118,17 @@ pub fn fault_of(code: Code) -> Fault {
     }
 }
 
-/// The error of a record, with librdkafka's name for it.
+/// The error of a record, with librdkafka's name for it, and what to do where the name alone does not tell.
 pub(crate) fn delivery_error(code: Code) -> DeliveryError {
-    DeliveryError { fault: fault_of(code), code: name_of(code) }
+    let mut text = name_of(code);
+    if code == Code::InvalidTimestamp {
+        text.push_str(CLOCK_REMEDY);
+    }
+    DeliveryError { fault: fault_of(code), code: text }
 }
+
+const CLOCK_REMEDY: &str = ": the clocks of relay and broker differ by more than the topic's message.timestamp.after.max.ms or \
+     message.timestamp.before.max.ms; set the clocks right";
 
 /// librdkafka's name: `MessageSizeTooLarge`.
 pub(crate) fn name_of(code: Code) -> String {
@@ -164,7 +172,7 @@ mod tests {
             (Code::MessageSizeTooLarge, Fault::TooLarge),
             (Code::MessageBatchTooLarge, Fault::TooLarge),
             (Code::InvalidRecord, Fault::InvalidRecord),
-            (Code::InvalidTimestamp, Fault::InvalidRecord),
+            (Code::InvalidTimestamp, Fault::BrokerNotReady),
             (Code::PolicyViolation, Fault::InvalidRecord),
             (Code::UnknownPartition, Fault::InvalidRecord),
             (Code::Application, Fault::Unknown),
@@ -184,7 +192,6 @@ mod tests {
             Code::InvalidMessage,
             Code::BadMessage,
             Code::BadCompression,
-            Code::InvalidTimestamp,
             Code::InvalidTopic,
             Code::InvalidArgument,
             Code::PolicyViolation,
@@ -201,5 +208,10 @@ mod tests {
     #[test]
     fn an_error_carries_librdkafkas_name() {
         assert_eq!(delivery_error(Code::MessageSizeTooLarge).to_string(), "MessageSizeTooLarge");
+        let clock = delivery_error(Code::InvalidTimestamp).to_string();
+        assert!(
+            clock.starts_with("InvalidTimestamp: the clocks") && clock.contains("set the clocks right"),
+            "{clock}"
+        );
     }
 }

@@ -1,7 +1,6 @@
 //! What `outboxd check` says about Kafka: findings with their remedies. Publishes nothing and creates nothing.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use outboxd_core::record::topic_is_legal;
@@ -9,6 +8,7 @@ use outboxd_engine::{Finding, Severity};
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier};
 use rdkafka::error::KafkaError;
 use rdkafka::metadata::{Metadata, MetadataTopic};
+use rdkafka::producer::{Producer as _, ThreadedProducer};
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::task::spawn_blocking;
 
@@ -16,41 +16,38 @@ use crate::config::KafkaConfig;
 use crate::connection::Connection;
 use crate::properties::{creation_reason, validate};
 
-/// Below this, a cluster that takes no larger records is worth a word: intents may be 1,000,000 bytes by default.
-const USUAL_RECORD_BYTES: usize = 1_000_000;
+/// What a record has beside what the outbox counts of its intent: the batch, and the names of the headers.
+const RECORD_OVERHEAD_BYTES: usize = 1_024;
 
-/// Looks at the configuration, the brokers and these topics. Takes at most about `look_up_within` twice.
-pub async fn inspect(config: &KafkaConfig, topics: &[String]) -> Vec<Finding> {
+/// Looks at the configuration, the brokers and these topics, which are to take intents of `intent_max_bytes` if that is known.
+/// Takes at most about `look_up_within` twice.
+pub async fn inspect(
+    config: &KafkaConfig,
+    topics: &[String],
+    intent_max_bytes: Option<usize>,
+) -> Vec<Finding> {
     let mut findings = findings_about_the_configuration(config).await;
     if findings.iter().any(|finding| finding.severity == Severity::Error) {
         return findings;
     }
-    let connection = Connection::default();
-    let client = {
-        let (config, connection) = (config.clone(), connection.clone());
-        spawn_blocking(move || config.connecting().create_with_context(connection)).await
-    };
-    let client: Arc<AdminClient<Connection>> = match client {
-        Ok(Ok(client)) => Arc::new(client),
-        Ok(Err(error)) => {
-            findings.push(error_finding("kafka client", creation_reason(&error), "correct [kafka]"));
-            return findings;
-        }
-        Err(error) => {
-            findings.push(error_finding("kafka client", error.to_string(), "report this as a bug"));
-            return findings;
-        }
-    };
+    let connection = Connection::silent();
     let within = config.look_up_within;
-    let names: Vec<String> = topics.to_vec();
     let asked = {
-        let client = Arc::clone(&client);
-        spawn_blocking(move || ask(&client, &names, within)).await
+        let (connecting, connection, topics) = (config.connecting(), connection.clone(), topics.to_vec());
+        spawn_blocking(move || {
+            let client = connecting.create_with_context(connection).map_err(NoAnswer::Client)?;
+            ask(&client, &topics, within).map_err(NoAnswer::Brokers)
+        })
+        .await
     };
     let answers = match asked {
         Ok(Ok(answers)) => answers,
-        Ok(Err(error)) => {
-            findings.push(unreachable(&connection, &error));
+        Ok(Err(NoAnswer::Client(error))) => {
+            findings.push(error_finding("kafka client", creation_reason(&error), "correct [kafka]"));
+            return findings;
+        }
+        Ok(Err(NoAnswer::Brokers(error))) => {
+            findings.push(unreachable(config, &connection, &error));
             return findings;
         }
         Err(error) => {
@@ -59,9 +56,10 @@ pub async fn inspect(config: &KafkaConfig, topics: &[String]) -> Vec<Finding> {
         }
     };
     findings.push(answers.brokers);
-    let settings = settings_of(&client, topics, within).await;
+    let settings = settings_of(config, connection, topics).await;
     for (topic, metadata) in answers.topics {
-        findings.extend(findings_about_a_topic(&topic, metadata.as_ref(), settings.get(&topic), config));
+        let asked = Asked { topic: &topic, settings: settings.get(&topic), config, intent_max_bytes };
+        findings.extend(findings_about_a_topic(&asked, metadata.as_ref()));
     }
     findings
 }
@@ -108,29 +106,40 @@ fn findings_about_security(config: &KafkaConfig) -> Vec<Finding> {
     findings
 }
 
+/// Why nothing was answered.
+enum NoAnswer {
+    Client(KafkaError),
+    Brokers(KafkaError),
+}
+
 struct Answers {
     brokers: Finding,
     topics: Vec<(String, Result<Metadata, RDKafkaErrorCode>)>,
 }
 
 /// Blocks. The first question tells whether anything is reached at all; it names a topic because a request without one
-/// lists everything in the cluster.
-fn ask(client: &AdminClient<Connection>, topics: &[String], within: Duration) -> Result<Answers, KafkaError> {
+/// lists everything in the cluster. Asked through a producer, which publishes nothing, because it hears of the brokers'
+/// trouble: an `AdminClient` reads no events.
+fn ask(
+    client: &ThreadedProducer<Connection>,
+    topics: &[String],
+    within: Duration,
+) -> Result<Answers, KafkaError> {
+    let client = client.client();
     let probe = topics.iter().find(|topic| topic_is_legal(topic)).map_or("outboxd-check", String::as_str);
-    let metadata = client.inner().fetch_metadata(Some(probe), within)?;
+    let metadata = client.fetch_metadata(Some(probe), within)?;
     let brokers: Vec<String> = metadata
         .brokers()
         .iter()
         .map(|broker| format!("{} ({}:{})", broker.id(), broker.host(), broker.port()))
         .collect();
-    let cluster = client.inner().fetch_cluster_id(within).unwrap_or_else(|| "unnamed".to_owned());
+    let cluster = client.fetch_cluster_id(within).unwrap_or_else(|| "unnamed".to_owned());
     let found = format!("cluster {cluster} answers with {} brokers: {}", brokers.len(), brokers.join(", "));
     let topics = topics
         .iter()
         .map(|topic| {
             let answer = if topic_is_legal(topic) {
                 client
-                    .inner()
                     .fetch_metadata(Some(topic), within)
                     .map_err(|error| error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown))
             } else {
@@ -142,22 +151,20 @@ fn ask(client: &AdminClient<Connection>, topics: &[String], within: Duration) ->
     Ok(Answers { brokers: ok_finding("brokers", found), topics })
 }
 
-fn unreachable(connection: &Connection, error: &KafkaError) -> Finding {
-    let found = connection.last_error().map_or_else(
-        || connection.unreachable(error).code,
-        |last| format!("no broker answers; last: {last}"),
-    );
+fn unreachable(config: &KafkaConfig, connection: &Connection, error: &KafkaError) -> Finding {
+    let why =
+        connection.last_error().map_or_else(|| connection.unreachable(error).code, |last| last.to_string());
     error_finding(
         "brokers",
-        found,
+        format!("no broker of {} answers: {why}", config.bootstrap_servers),
         "check kafka.bootstrap_servers, the network, security.protocol and the credentials; `outboxd run` waits for them",
     )
 }
 
 async fn settings_of(
-    client: &AdminClient<Connection>,
+    config: &KafkaConfig,
+    connection: Connection,
     topics: &[String],
-    within: Duration,
 ) -> BTreeMap<String, ConfigResource> {
     let legal: Vec<_> = topics
         .iter()
@@ -167,7 +174,13 @@ async fn settings_of(
     if legal.is_empty() {
         return BTreeMap::new();
     }
-    let options = AdminOptions::new().request_timeout(Some(within));
+    let connecting = config.connecting();
+    let made = spawn_blocking(move || connecting.create_with_context(connection)).await;
+    let client: AdminClient<Connection> = match made {
+        Ok(Ok(client)) => client,
+        Ok(Err(_)) | Err(_) => return BTreeMap::new(),
+    };
+    let options = AdminOptions::new().request_timeout(Some(config.look_up_within));
     let described = client.describe_configs(&legal, &options).await.unwrap_or_default();
     described
         .into_iter()
@@ -180,12 +193,32 @@ async fn settings_of(
         .collect()
 }
 
-fn findings_about_a_topic(
-    topic: &str,
-    answer: Result<&Metadata, &RDKafkaErrorCode>,
-    settings: Option<&ConfigResource>,
-    config: &KafkaConfig,
-) -> Vec<Finding> {
+/// A topic, what is known of its configuration, and what it should take.
+struct Asked<'a> {
+    topic: &'a str,
+    settings: Option<&'a ConfigResource>,
+    config: &'a KafkaConfig,
+    intent_max_bytes: Option<usize>,
+}
+
+impl Asked<'_> {
+    fn setting(&self, name: &str) -> Option<String> {
+        self.settings?.get(name)?.value.clone()
+    }
+
+    /// What is wrong if records larger than `limit` are refused.
+    fn too_small(&self, check: &str, limit: usize, remedy: &str) -> Option<Finding> {
+        let intents =
+            self.intent_max_bytes.filter(|bytes| limit < bytes.saturating_add(RECORD_OVERHEAD_BYTES))?;
+        let found = format!(
+            "records up to {limit} bytes are published, and the outbox takes intents up to {intents} bytes: larger ones would be parked"
+        );
+        Some(warning_finding(check, found, remedy))
+    }
+}
+
+fn findings_about_a_topic(asked: &Asked<'_>, answer: Result<&Metadata, &RDKafkaErrorCode>) -> Vec<Finding> {
+    let (topic, config) = (asked.topic, asked.config);
     let check = format!("topic {topic}");
     let metadata = match answer {
         Ok(metadata) => metadata,
@@ -202,9 +235,9 @@ fn findings_about_a_topic(
     let (Some(found), None) = (found, code) else {
         return vec![missing_topic(&check, topic, code)];
     };
-    let mut findings = vec![ok_finding(&check, described(found, settings, config))];
-    let setting = |name: &str| settings.and_then(|settings| settings.get(name)?.value.clone());
-    let Some(max_bytes) = setting("max.message.bytes").and_then(|value| value.parse::<usize>().ok()) else {
+    let mut findings = vec![ok_finding(&check, described(found, asked))];
+    let max_bytes = asked.setting("max.message.bytes").and_then(|value| value.parse::<usize>().ok());
+    let Some(max_bytes) = max_bytes else {
         findings.push(warning_finding(
             &check,
             format!(
@@ -213,16 +246,19 @@ fn findings_about_a_topic(
             ),
             "grant DESCRIBE_CONFIGS on the topic, or keep kafka.message_max_bytes equal to the smallest topic's limit",
         ));
+        findings.extend(asked.too_small(
+            &check,
+            config.record_max_bytes(config.message_max_bytes),
+            "raise kafka.message_max_bytes and the topic's max.message.bytes, or lower the outbox's limit (max_message_bytes) so that writers are told",
+        ));
         return findings;
     };
-    if config.record_max_bytes(max_bytes) < USUAL_RECORD_BYTES {
-        findings.push(warning_finding(
-            &check,
-            format!("takes records up to {} bytes only", config.record_max_bytes(max_bytes)),
-            "raise the topic's max.message.bytes, or lower the outbox's size limit so that writers are told",
-        ));
-    }
-    if setting("cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
+    findings.extend(asked.too_small(
+        &check,
+        config.record_max_bytes(max_bytes),
+        "raise the topic's max.message.bytes (and relay.in_flight_bytes above it), or lower the outbox's limit (max_message_bytes) so that writers are told",
+    ));
+    if asked.setting("cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
         findings.push(warning_finding(
             &check,
             "is compacted: it refuses messages without a key, and keeps only the last one of each key"
@@ -233,20 +269,24 @@ fn findings_about_a_topic(
     findings
 }
 
-fn described(found: &MetadataTopic, settings: Option<&ConfigResource>, config: &KafkaConfig) -> String {
+fn described(found: &MetadataTopic, asked: &Asked<'_>) -> String {
     let replicas =
         found.partitions().iter().map(|partition| partition.replicas().len()).min().unwrap_or_default();
     let leaderless = found.partitions().iter().filter(|partition| partition.leader() < 0).count();
-    let setting = |name: &str| settings.and_then(|settings| settings.get(name)?.value.clone());
-    let limit = setting("max.message.bytes").unwrap_or_else(|| config.message_max_bytes.to_string());
+    let limit =
+        asked.setting("max.message.bytes").unwrap_or_else(|| asked.config.message_max_bytes.to_string());
     let mut text = format!("{} partitions, {replicas} replicas", found.partitions().len());
-    if let Some(min) = setting("min.insync.replicas") {
+    if let Some(min) = asked.setting("min.insync.replicas") {
         text.push_str(&format!(" (at least {min} in sync)"));
     }
     text.push_str(&format!(", records up to {limit} bytes"));
     if leaderless > 0 {
         text.push_str(&format!(", {leaderless} partitions have no leader now"));
     }
+    // No question that changes nothing tells.
+    text.push_str(
+        "; whether the principal may WRITE shows only when the relay writes (it needs WRITE and DESCRIBE)",
+    );
     text
 }
 

@@ -30,6 +30,8 @@ const BATCH: &str = "follows from the topics' max.message.bytes";
 const WIRE: &str = "the relay asks the brokers what they speak; an old format would drop headers";
 const UNREAD: &str = "nothing reads it: the relay has metrics of its own";
 const MOCK: &str = "would replace the brokers by one inside the process, which forgets everything";
+const UNKNOWN: &str = "librdkafka has no such setting (or was built without it)";
+const NUL: &str = "contains a NUL byte";
 const INTERNAL: &str = "belongs to the relay's use of librdkafka";
 
 /// Settings that are refused, each with the reason. A name that ends in `*` stands for all that begin so.
@@ -79,20 +81,34 @@ const BARRED: &[(&str, &str)] = &[
     ("group.id", "the relay reads nothing from Kafka"),
 ];
 
-/// Why a property may not be passed through, if it may not.
+/// Why a property may not be passed through, if it may not. Underscores count as dots, because they are the same in an
+/// environment variable.
 #[must_use]
 pub fn barred(property: &str) -> Option<&'static str> {
+    let property = property.replace('_', ".");
     BARRED.iter().find_map(|(name, reason)| {
-        let matches = name.strip_suffix('*').map_or(property == *name, |prefix| property.starts_with(prefix));
+        let name = name.replace('_', ".");
+        let matches = name.strip_suffix('*').map_or(property == name, |prefix| property.starts_with(prefix));
         matches.then_some(*reason)
+    })
+}
+
+/// Why a property may not be passed through whatever its value is: it is barred, or librdkafka does not know it.
+#[must_use]
+pub fn refused_by_name(property: &str) -> Option<&'static str> {
+    // The empty value loads and runs nothing; whether it is taken does not matter here.
+    barred(property).or_else(|| match ClientConfig::new().set(property, "").create_native_config() {
+        Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => Some(UNKNOWN),
+        Err(KafkaError::Nul(_)) => Some(NUL),
+        Ok(_) | Err(_) => None,
     })
 }
 
 /// Whether a property's value must never be shown. Errs on the side of secrecy.
 #[must_use]
 pub fn is_secret(property: &str) -> bool {
-    const WORDS: [&str; 7] =
-        ["password", "secret", "passphrase", ".pem", "oauthbearer.config", "assertion", "token"];
+    const WORDS: [&str; 8] =
+        ["password", "secret", "passphrase", ".pem", "oauthbearer.config", "assertion", "token", "jaas"];
     let property = property.to_ascii_lowercase();
     WORDS.iter().any(|word| property.contains(word))
 }
@@ -136,13 +152,11 @@ fn own_problems(config: &KafkaConfig) -> Vec<PropertyProblem> {
 fn refused_by_librdkafka(key: &str, value: &str) -> Option<String> {
     let refused = ClientConfig::new().set(key, value).create_native_config().err()?;
     Some(match refused {
-        KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..) => {
-            "librdkafka has no such setting (or was built without it)".to_owned()
-        }
+        KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..) => UNKNOWN.to_owned(),
         KafkaError::ClientConfig(..) => {
             "librdkafka does not take this value; its CONFIGURATION.md has the range".to_owned()
         }
-        _ => "contains a NUL byte".to_owned(),
+        _ => NUL.to_owned(),
     })
 }
 
@@ -207,6 +221,7 @@ mod tests {
             let problems = validate(&with(&[(property.as_str(), "1")]));
             assert_eq!(keys(&problems), [format!("properties.{property:?}")]);
             assert_eq!(problems[0].reason, *reason);
+            assert_eq!(barred(&property.replace('_', ".")), Some(*reason), "as configuration files spell it");
         }
     }
 
@@ -257,6 +272,16 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_refused_without_a_value_if_it_is_barred_or_unknown() {
+        for refused in ["sasl.pasword", "plugin.library.paths", "acks", "no\0name"] {
+            assert!(refused_by_name(refused).is_some(), "{refused}");
+        }
+        for taken in ["sasl.password", "linger.ms", "compression.type", "ssl.ca.pem", "debug"] {
+            assert_eq!(refused_by_name(taken), None, "{taken}");
+        }
+    }
+
+    #[test]
     fn secrets_are_known_by_their_names() {
         for secret in [
             "sasl.password",
@@ -266,6 +291,7 @@ mod tests {
             "sasl.oauthbearer.client.secret",
             "sasl.oauthbearer.config",
             "sasl.oauthbearer.assertion.private.key.passphrase",
+            "sasl.jaas.config",
         ] {
             assert!(is_secret(secret), "{secret}");
         }

@@ -99,6 +99,13 @@ impl KafkaPublisher {
     pub fn last_error(&self) -> Option<ConnectionError> {
         self.connection.last_error()
     }
+
+    async fn discard(&mut self) {
+        if let Some(client) = self.client.take() {
+            // Off the async threads: it is joined.
+            let _discarded = spawn_blocking(move || client.discard()).await;
+        }
+    }
 }
 
 impl Client {
@@ -293,12 +300,15 @@ impl Publisher for KafkaPublisher {
     }
 
     async fn renew(&mut self) {
-        self.close().await;
+        self.discard().await;
         let (config, connection) = (Arc::clone(&self.config), self.connection.clone());
         let limits = self.topics.limits();
         // Off the async threads: it reads its certificates.
         match spawn_blocking(move || Client::create(&config, &connection, limits)).await {
-            Ok(Ok(client)) => self.client = Some(client),
+            Ok(Ok(client)) => {
+                self.client = Some(client);
+                self.topics.open();
+            }
             Ok(Err(reason)) => {
                 tracing::error!(target: "outboxd::publish", reason, "create Kafka client");
             }
@@ -309,10 +319,8 @@ impl Publisher for KafkaPublisher {
     }
 
     async fn close(&mut self) {
-        if let Some(client) = self.client.take() {
-            // Off the async threads: it is joined.
-            let _discarded = spawn_blocking(move || client.discard()).await;
-        }
+        self.discard().await;
+        self.topics.close().await;
     }
 
     fn stats(&self) -> PublisherStats {

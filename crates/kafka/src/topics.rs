@@ -3,7 +3,7 @@
 //! Nothing that was found is kept here; how long it is believed is the loop's business. What is kept are the limits that a
 //! client must be made for, which only ever get stricter, and the client that reads the topics' configuration.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use outboxd_core::record::topic_is_legal;
@@ -41,9 +41,24 @@ impl Topics {
         let configurations = Arc::new(Configurations {
             config: Arc::clone(&config),
             connection: connection.clone(),
-            client: Mutex::default(),
+            state: Mutex::new(State::Closed),
         });
         Self { config, connection, limits: Arc::new(Mutex::new(limits)), configurations }
+    }
+
+    /// From now on topics' configurations may be read, with a client that is made when it is needed first.
+    pub(crate) fn open(&self) {
+        let mut state = self.configurations.state();
+        if matches!(*state, State::Closed) {
+            *state = State::Open(None);
+        }
+    }
+
+    /// Ends the client that reads configurations. A look-up that is still under way makes no other.
+    pub(crate) async fn close(&self) {
+        let closed = std::mem::replace(&mut *self.configurations.state(), State::Closed);
+        // Off the async threads: its own thread is joined.
+        let _dropped = spawn_blocking(move || drop(closed)).await;
     }
 
     /// What a client must be made for, after all topics that were seen.
@@ -148,11 +163,17 @@ fn seen_in(metadata: &Metadata, topic: &str, connection: &Connection) -> Seen {
     }
 }
 
-/// Reads the topics' configuration, for which librdkafka needs a client of its own. Made when it is needed first.
+/// Reads the topics' configuration, for which librdkafka needs a client of its own. Made when it is needed first, and never
+/// for a relay that does not lead.
 pub(crate) struct Configurations {
     config: Arc<KafkaConfig>,
     connection: Connection,
-    client: Mutex<Option<Arc<AdminClient<Connection>>>>,
+    state: Mutex<State>,
+}
+
+enum State {
+    Closed,
+    Open(Option<Arc<AdminClient<Connection>>>),
 }
 
 impl Configurations {
@@ -180,11 +201,19 @@ impl Configurations {
     }
 
     fn client(&self) -> Option<Arc<AdminClient<Connection>>> {
-        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
-        if client.is_none() {
-            let made = self.config.connecting().create_with_context(self.connection.clone());
-            *client = made.ok().map(Arc::new);
+        match &mut *self.state() {
+            State::Closed => None,
+            State::Open(client) => {
+                if client.is_none() {
+                    let made = self.config.connecting().create_with_context(self.connection.clone());
+                    *client = made.ok().map(Arc::new);
+                }
+                client.clone()
+            }
         }
-        client.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

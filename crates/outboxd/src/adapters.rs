@@ -26,9 +26,12 @@ impl Adapter {
     pub(crate) fn of(config: &Config) -> Result<Self, Failure> {
         match &config.database {
             Some(Database::Postgres { url }) => {
-                let mut postgres =
-                    PostgresConfig::from_url(url.expose_secret(), config.schema.clone(), &config.instance)
-                        .map_err(Failure::config)?;
+                let mut postgres = PostgresConfig::from_url(
+                    Database::for_driver(url).expose_secret(),
+                    config.schema.clone(),
+                    &config.instance,
+                )
+                .map_err(Failure::config)?;
                 postgres.lead_session = config.lead_session;
                 postgres.deadline = call_deadline(config.lead_session);
                 Ok(Self::Postgres(Box::new(postgres)))

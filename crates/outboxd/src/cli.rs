@@ -30,6 +30,58 @@ Exit codes:
 Configuration: defaults < config/outboxd.toml or --config < OUTBOXD__SECTION__KEY < flags.
 `outboxd config show` prints what holds. OUTBOXD_LOG sets the log filter; NO_COLOR is respected.";
 
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  outboxd check
+      looks at the topics in use
+  outboxd check --topic orders --topic payments
+      looks at these as well, before anything is written to them
+  outboxd check --output json | jq '.[] | select(.severity != \"ok\")'
+
+Exit codes: 0 nothing keeps the relay from its work (there may be warnings), 64 wrong usage, 69 the database or every
+broker is out of reach, 70 a bug, 78 something must be set right first.";
+
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  outboxd status
+  outboxd status --output json | jq .backlog_messages
+  outboxd status --output json | jq '.held[] | select(.state == \"parked\") | .messages'
+
+Exit codes: 0 done, 64 wrong usage, 69 the database cannot be reached, 70 a bug, 78 configuration or schema.";
+
+const MIGRATE_EXAMPLES: &str = "\
+Examples:
+  outboxd migrate
+  outboxd migrate --dry-run > outbox.sql
+  outboxd migrate --schema orders_outbox
+  outboxd migrate grants --writer app --relay relay --reader ops
+
+Exit codes: 0 done, 64 wrong usage, 69 the database cannot be reached, 70 a bug, 78 configuration, or the database refuses.";
+
+const GRANTS_EXAMPLES: &str = "\
+Examples:
+  outboxd migrate grants --writer app --relay relay --reader ops
+  outboxd migrate grants --relay relay --dry-run
+
+Exit codes: 0 done, 64 wrong usage, 69 the database cannot be reached, 70 a bug, 78 configuration, or the database refuses.";
+
+const HELD_EXAMPLES: &str = "\
+Examples:
+  outboxd held list --state parked
+  outboxd held show 0198c5a4-7a0e-7c9e-b9f1-3d6a0a6f2b11
+  outboxd held retry 0198c5a4-7a0e-7c9e-b9f1-3d6a0a6f2b11 --reason \"topic limit raised\"
+
+Exit codes: 0 done, 64 wrong usage or a message that is not held, 69 the database cannot be reached, 70 a bug,
+78 configuration or schema. Of several ids each is tried; what was not done is named.";
+
+const CONFIG_EXAMPLES: &str = "\
+Examples:
+  outboxd config reference > config/outboxd.toml
+  outboxd config show --output json | jq '.[] | select(.from != \"default\")'
+  outboxd config check --config production.toml
+
+Exit codes: 0 valid, 64 wrong usage, 70 a bug, 78 not valid; everything that is wrong is on standard error.";
+
 /// The transactional outbox relay: publishes committed intents to Kafka, in order per key, losing none
 #[derive(Debug, Parser)]
 #[command(
@@ -86,17 +138,19 @@ pub(crate) enum Command {
     ///
     /// Safe to repeat and to run from several places at once. Needs a role that may create objects in the database; no
     /// superuser, no extension. The files in migrations/ work with psql and sqlite3 as well.
-    #[command(args_conflicts_with_subcommands = true)]
+    #[command(args_conflicts_with_subcommands = true, after_help = MIGRATE_EXAMPLES)]
     Migrate(Migrate),
     /// Say what would keep the relay from its work, each finding with its remedy
     ///
     /// Looks at the server, the schema, grants, the cursor, long transactions, brokers, topics and limits. Changes nothing.
     /// Exit code 78 if anything must be set right, 69 if the database or every broker is out of reach.
+    #[command(after_help = CHECK_EXAMPLES)]
     Check(Check),
     /// Show leader, cursor, backlog and held messages
+    #[command(after_help = STATUS_EXAMPLES)]
     Status(Output),
     /// Look at messages that were set aside, and decide about them
-    #[command(subcommand)]
+    #[command(subcommand, after_help = HELD_EXAMPLES)]
     Held(Held),
     /// Watch the relay at work: a shop, a broker, a consumer, and everything that can go wrong; half a minute
     ///
@@ -106,7 +160,7 @@ pub(crate) enum Command {
     /// Exit code 70 if the tally does not add up.
     Demo(Demo),
     /// Show or check the configuration
-    #[command(subcommand)]
+    #[command(subcommand, after_help = CONFIG_EXAMPLES)]
     Config(ConfigCommand),
     /// Ask the running relay whether it is alive, for images without curl
     ///
@@ -147,6 +201,9 @@ pub(crate) struct Migrate {
     /// Print the SQL that would be executed, and execute nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// How to print what was done.
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 /// Parts of `migrate`.
@@ -155,6 +212,7 @@ pub(crate) enum MigrateCommand {
     /// Grant each role its part of the outbox (PostgreSQL); the roles must exist
     ///
     /// Needs the owner of the outbox. No superuser, no CREATEROLE: roles are the administrator's to create.
+    #[command(after_help = GRANTS_EXAMPLES)]
     Grants(Grants),
 }
 
@@ -177,6 +235,9 @@ pub(crate) struct Grants {
     /// Print the SQL that would be executed, and execute nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// How to print what was done.
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 /// `check`.
@@ -245,10 +306,10 @@ pub(crate) struct HeldAction {
     #[arg(required = true, value_name = "ID")]
     pub(crate) ids: Vec<Uuid>,
     /// Why, for the audit
-    #[arg(long, value_name = "TEXT", default_value = "retried by an operator")]
+    #[arg(long, value_name = "TEXT", default_value = "retried by an operator", value_parser = not_blank)]
     pub(crate) reason: String,
     /// Who, for the audit [default: the user of the operating system]
-    #[arg(long = "as", value_name = "NAME")]
+    #[arg(long = "as", value_name = "NAME", value_parser = not_blank)]
     pub(crate) who: Option<String>,
     /// How to print it.
     #[command(flatten)]
@@ -262,10 +323,10 @@ pub(crate) struct HeldDiscard {
     #[arg(required = true, value_name = "ID")]
     pub(crate) ids: Vec<Uuid>,
     /// Why, for the audit
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = not_blank)]
     pub(crate) reason: String,
     /// Who, for the audit [default: the user of the operating system]
-    #[arg(long = "as", value_name = "NAME")]
+    #[arg(long = "as", value_name = "NAME", value_parser = not_blank)]
     pub(crate) who: Option<String>,
     /// How to print it.
     #[command(flatten)]
@@ -278,7 +339,7 @@ pub(crate) enum ConfigCommand {
     /// Print every key, its value and where it comes from; secrets are redacted
     Show(Output),
     /// Say everything that is wrong, as `run` would; connects to nothing
-    Check,
+    Check(Output),
     /// Print a configuration file with every key, its default and its bounds, to begin with
     Reference,
 }
@@ -332,6 +393,16 @@ impl Global {
 fn key_and_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
     Ok((key.trim().to_owned(), value.to_owned()))
+}
+
+/// An audit without a name and a reason would answer nobody's question.
+fn not_blank(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        Err("must not be blank: the audit keeps it".to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
 }
 
 fn hold_state(word: &str) -> Result<HoldState, String> {

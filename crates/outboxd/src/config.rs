@@ -1,8 +1,9 @@
 //! Configuration: what was typed becomes what is valid, or the whole list of what is wrong.
 //!
 //! Defaults < `config/outboxd.toml` or `--config` < environment < flags. [`RawConfig`] is what was typed, [`Config`] what
-//! holds; nothing else in the program reads the environment or a configuration file. Unknown keys and values out of range
-//! are refused, all at once. Secrets are [`SecretString`]s, and nothing here prints one.
+//! holds; nothing else in the program reads the environment or a configuration file, and what the database's driver would
+//! read (PGUSER and its like) has no say. Unknown keys and values out of range are refused, all at once. Secrets are
+//! [`SecretString`]s, and nothing here prints one.
 
 mod keys;
 
@@ -211,7 +212,7 @@ impl Config {
         };
         let instance = check.text("relay.instance", instance_is_legal).unwrap_or_else(default_instance);
         let mut config = Self {
-            database: check.database(needs.database),
+            database: check.database(needs.database, &raw.driver_variables),
             schema: check.parsed("database.schema", |text| text.parse().ok()).unwrap_or_default(),
             kafka: check.kafka(&raw.properties, needs.kafka, &instance, &relay),
             instance,
@@ -248,13 +249,14 @@ impl Check {
             if Key::find(name).is_some_and(|key| !matches!(key.kind, Kind::Properties)) {
                 continue;
             }
-            let hint = keys::did_you_mean(name)
-                .map_or_else(String::new, |similar| format!("; did you mean {similar}?"));
-            self.problems.push(Problem {
-                key: name.clone(),
-                said: format!("unknown key{hint}"),
-                origin: typed.origin.clone(),
-            });
+            let said = if Key::find(name).is_some() {
+                format!("is a table: set {name}.<name>, as {name}.linger.ms")
+            } else {
+                let hint = keys::did_you_mean(name)
+                    .map_or_else(String::new, |similar| format!("; did you mean {similar}?"));
+                format!("unknown key{hint}")
+            };
+            self.problems.push(Problem { key: name.clone(), said, origin: typed.origin.clone() });
         }
     }
 
@@ -387,7 +389,7 @@ impl Check {
     }
 
     /// The later of `database.url` and `database.url_file`. The file is read only if the command needs the database.
-    fn database(&mut self, needed: bool) -> Option<Database> {
+    fn database(&mut self, needed: bool, driver_variables: &[&str]) -> Option<Database> {
         let (url, file) = (self.get("database.url"), self.get("database.url_file"));
         let (text, key, origin) = match (url, file) {
             (Some((_, url)), Some((_, file))) if url == file => {
@@ -405,7 +407,7 @@ impl Check {
                 if !needed {
                     return None;
                 }
-                match read_secret(Path::new(&path)) {
+                match read_secret("database.url_file", &path) {
                     Ok(text) => (text.expose_secret().to_owned(), "database.url_file", origin),
                     Err(said) => {
                         self.problems.push(Problem { key: "database.url_file".to_owned(), said, origin });
@@ -421,7 +423,14 @@ impl Check {
             }
         };
         match Database::parse(text.trim()) {
-            Ok(database) => Some(database),
+            Ok(database) => {
+                // A command that connects to nothing works where the certificates are not.
+                let problems = if needed { database.tls_problems(driver_variables) } else { Vec::new() };
+                for said in problems {
+                    self.problems.push(Problem { key: key.to_owned(), said, origin: origin.clone() });
+                }
+                Some(database)
+            }
             Err(said) => {
                 self.problems.push(Problem { key: key.to_owned(), said, origin });
                 None
@@ -430,15 +439,27 @@ impl Check {
     }
 }
 
-/// Reads a file that holds one secret; the line end after it is not part of it.
-fn read_secret(path: &Path) -> Result<SecretString, String> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+/// Reads the file that `key` names, which holds one secret; the line end after it is not part of it.
+fn read_secret(key: &str, path: &str) -> Result<SecretString, String> {
+    let shown = shown_path(path);
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let hint = if shown == REDACTED {
+            format!("; {key} takes the path of a file, not the secret")
+        } else {
+            String::new()
+        };
+        format!("{shown} cannot be read: {error}{hint}")
+    })?;
     let secret = text.trim_end_matches(['\r', '\n']);
     if secret.is_empty() {
-        return Err(format!("{} is empty", path.display()));
+        return Err(format!("{shown} is empty"));
     }
     Ok(SecretString::from(secret))
+}
+
+/// The path of a secret's file as it may be shown. What is no file may be the secret itself, in the wrong place.
+fn shown_path(path: &str) -> String {
+    if !path.contains("://") && Path::new(path).exists() { path.to_owned() } else { REDACTED.to_owned() }
 }
 
 fn shown(
@@ -462,6 +483,7 @@ fn shown(
                 Database::parse(typed.text.expose_secret())
                     .map_or_else(|_| REDACTED.to_owned(), |database| database.shown()),
             ),
+            (Kind::File, Some(typed), _) => Some(shown_path(typed.text.expose_secret())),
             (Kind::Instance, None, _) => Some(config.instance.clone()),
             (_, Some(typed), _) => Some(typed.text.expose_secret().to_owned()),
             (_, None, KeyDefault::Text(text)) => Some(text.to_owned()),

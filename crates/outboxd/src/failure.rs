@@ -44,6 +44,11 @@ impl Failure {
         Self { kind: Kind::Software, cause: cause.into() }
     }
 
+    /// Says what it was about, in front of the cause.
+    pub(crate) fn context(self, said: String) -> Self {
+        Self { kind: self.kind, cause: self.cause.context(said) }
+    }
+
     /// The exit code.
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.kind as u8)

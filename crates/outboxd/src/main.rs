@@ -68,9 +68,9 @@ fn obey(global: &Global, command: Command) -> Result<ExitCode, Failure> {
             let config = load(asked.schema.as_deref(), Needs::DATABASE)?;
             wait(commands::grants(Adapter::of(&config)?, &asked))?;
         }
-        Command::Migrate(Migrate { command: None, schema, dry_run }) => {
-            let config = load(schema.as_deref(), Needs::DATABASE)?;
-            wait(commands::migrate(Adapter::of(&config)?, dry_run))?;
+        Command::Migrate(asked) => {
+            let config = load(asked.schema.as_deref(), Needs::DATABASE)?;
+            wait(commands::migrate(Adapter::of(&config)?, &asked))?;
         }
         Command::Check(asked) => {
             let config = load(None, Needs::BOTH)?;
@@ -88,7 +88,9 @@ fn obey(global: &Global, command: Command) -> Result<ExitCode, Failure> {
         Command::Config(ConfigCommand::Show(asked)) => {
             commands::config_show(&load(None, Needs::NOTHING)?, asked.output)?;
         }
-        Command::Config(ConfigCommand::Check) => commands::config_check(&load(None, Needs::BOTH)?)?,
+        Command::Config(ConfigCommand::Check(asked)) => {
+            commands::config_check(&load(None, Needs::BOTH)?, asked.output)?;
+        }
         Command::Config(ConfigCommand::Reference) => output::print(&config::toml_file())?,
         Command::Healthcheck(asked) => {
             let config = load(None, Needs::NOTHING)?;

@@ -53,6 +53,10 @@ impl Operate for PostgresOperator {
         self.list_topics().await
     }
 
+    async fn max_message_bytes(&self) -> Result<usize, OutboxError> {
+        self.read_limit().await
+    }
+
     async fn held_list(&self, filter: &HeldFilter) -> Result<Vec<HeldMessage>, OutboxError> {
         self.list_held(filter).await
     }

@@ -226,7 +226,7 @@ async fn connect(config: &SqliteConfig, missing: Missing) -> Result<SqliteConnec
         .synchronous(sqlx::sqlite::SqliteSynchronous::Full)
         .connect()
         .await
-        .map_err(database("open the database file"))
+        .map_err(database(format!("open the database file {}", config.path.display())))
 }
 
 /// What was done is done, whether or not the connection closes well.

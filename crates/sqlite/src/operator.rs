@@ -105,6 +105,13 @@ impl Operate for SqliteOperator {
         lent.finish(DOING, outcome)
     }
 
+    async fn max_message_bytes(&self) -> Result<usize, OutboxError> {
+        const DOING: &str = "read the size limit";
+        let mut lent = self.session.lend(&self.config, DOING, None).await?;
+        let outcome = timeout(lent.deadline(), max_message_bytes(lent.connection())).await;
+        lent.finish(DOING, outcome)
+    }
+
     async fn held_list(&self, filter: &HeldFilter) -> Result<Vec<HeldMessage>, OutboxError> {
         const DOING: &str = "list held messages";
         let mut lent = self.session.lend(&self.config, DOING, None).await?;
@@ -154,6 +161,11 @@ async fn status(connection: &mut SqliteConnection) -> Result<OutboxStatus, Failu
 async fn topics(connection: &mut SqliteConnection) -> Result<Vec<String>, Failure> {
     let topics = sqlx::query_scalar(include_str!("sql/topics.sql")).fetch_all(connection).await?;
     Ok(topics)
+}
+
+async fn max_message_bytes(connection: &mut SqliteConnection) -> Result<usize, Failure> {
+    let bytes: i64 = sqlx::query_scalar(include_str!("sql/limit.sql")).fetch_one(connection).await?;
+    Ok(usize::try_from(bytes).unwrap_or(usize::MAX))
 }
 
 async fn held_list(

@@ -4,6 +4,8 @@
 //! deadline or a dropped future it is closed, which rolls back whatever it had begun. So a call that is given up half-way
 //! costs its session and nothing else.
 
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use outboxd_engine::OutboxError;
@@ -41,6 +43,22 @@ impl From<OutboxError> for Failure {
 #[error("no answer within {0:?}")]
 struct TooLate(Duration);
 
+/// The file cannot be looked up.
+#[derive(Debug, thiserror::Error)]
+#[error("{}{}", .path.display(), if .source.kind() == io::ErrorKind::NotFound { " (`outboxd migrate` creates it)" } else { "" })]
+struct NoFile {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// A file that SQLite does not open.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .path.display())]
+struct NotOpened {
+    path: PathBuf,
+    source: sqlx::Error,
+}
+
 /// The file is not the one that the term began with.
 #[derive(Debug, thiserror::Error)]
 #[error("another file has taken the place of the database file")]
@@ -76,8 +94,7 @@ impl Session {
     ) -> Result<Lent<'_>, OutboxError> {
         let lending = async {
             let mut slot = self.slot.lock().await;
-            let file = DatabaseFile::locate(&config.path)
-                .map_err(|error| OutboxError::unavailable("find the database file", error))?;
+            let file = locate(config)?;
             if term_file.is_some_and(|term_file| *term_file != file) {
                 return Err(OutboxError::unavailable(doing, Replaced));
             }
@@ -104,8 +121,7 @@ impl Session {
             return Err(OutboxError::unavailable(doing, TooLate(config.deadline)));
         };
         let Some(open) = slot.take() else { return Ok(None) };
-        let file = DatabaseFile::locate(&config.path)
-            .map_err(|error| OutboxError::unavailable("find the database file", error))?;
+        let file = locate(config)?;
         if file != *term_file || open.file != *term_file {
             return Err(OutboxError::unavailable(doing, Replaced));
         }
@@ -160,15 +176,23 @@ impl Lent<'_> {
     }
 }
 
+/// Looks the configured file up.
+fn locate(config: &SqliteConfig) -> Result<DatabaseFile, OutboxError> {
+    DatabaseFile::locate(&config.path).map_err(|source| {
+        // Whole, because the usual mistake is another working directory.
+        let path = std::path::absolute(&config.path).unwrap_or_else(|_| config.path.clone());
+        OutboxError::unavailable("find the database file", NoFile { path, source })
+    })
+}
+
 /// Opens a connection and makes sure that it is on the file that was looked up.
 async fn open(config: &SqliteConfig, file: DatabaseFile) -> Result<Open, OutboxError> {
     const DOING: &str = "open the database file";
-    let connection = options(config)
-        .filename(file.path())
-        .connect()
-        .await
-        .map_err(|error| OutboxError::unavailable(DOING, error))?;
-    let now = DatabaseFile::locate(&config.path).map_err(|error| OutboxError::unavailable(DOING, error))?;
+    let connection =
+        options(config).filename(file.path()).connect().await.map_err(|source| {
+            OutboxError::unavailable(DOING, NotOpened { path: config.path.clone(), source })
+        })?;
+    let now = locate(config)?;
     if now == file { Ok(Open { connection, file }) } else { Err(OutboxError::unavailable(DOING, Replaced)) }
 }
 

@@ -25,10 +25,12 @@ pub(crate) async fn check(adapter: Adapter, kafka: &KafkaConfig, asked: &Check) 
     };
     let mut topics: BTreeSet<String> = asked.topic.iter().cloned().collect();
     let mut out_of_reach = Vec::new();
+    let mut intent_max_bytes = None;
     let mut findings = match database {
-        Ok((findings, in_use)) => {
-            topics.extend(in_use);
-            findings
+        Ok(outbox) => {
+            topics.extend(outbox.topics);
+            intent_max_bytes = outbox.max_message_bytes;
+            outbox.findings
         }
         Err(error) => {
             if matches!(error, OutboxError::Unavailable { .. }) {
@@ -38,7 +40,7 @@ pub(crate) async fn check(adapter: Adapter, kafka: &KafkaConfig, asked: &Check) 
         }
     };
     let topics: Vec<String> = topics.into_iter().collect();
-    let of_kafka = outboxd_kafka::inspect(kafka, &topics).await;
+    let of_kafka = outboxd_kafka::inspect(kafka, &topics, intent_max_bytes).await;
     if of_kafka.iter().any(|finding| finding.check == BROKERS && finding.severity == Severity::Error) {
         out_of_reach.push("Kafka");
     }
@@ -52,14 +54,21 @@ pub(crate) async fn check(adapter: Adapter, kafka: &KafkaConfig, asked: &Check) 
     }
 }
 
-/// What the adapter found, and the topics that are in use.
-async fn look_at(operator: impl Operate) -> Result<(Vec<Finding>, Vec<String>), OutboxError> {
+/// What the adapter found, and what Kafka is asked about because of it: nothing if the outbox cannot be read.
+#[derive(Default)]
+struct Outbox {
+    findings: Vec<Finding>,
+    topics: Vec<String>,
+    max_message_bytes: Option<usize>,
+}
+
+async fn look_at(operator: impl Operate) -> Result<Outbox, OutboxError> {
     let findings = operator.check().await?;
     if findings.iter().any(|finding| finding.severity == Severity::Error) {
-        return Ok((findings, Vec::new()));
+        return Ok(Outbox { findings, ..Outbox::default() });
     }
     let topics = operator.topics().await?;
-    Ok((findings, topics))
+    Ok(Outbox { findings, topics, max_message_bytes: Some(operator.max_message_bytes().await?) })
 }
 
 /// An error as a finding, so that what Kafka says is shown as well.

@@ -1,5 +1,7 @@
 //! `config show` and `config check`.
 
+use serde::Serialize;
+
 use crate::cli::Format;
 use crate::config::{Config, Shown};
 use crate::failure::Failure;
@@ -16,11 +18,20 @@ pub(crate) fn show(config: &Config, format: Format) -> Result<(), Failure> {
     })?)
 }
 
+/// Where from and where to.
+#[derive(Debug, Serialize)]
+struct Valid<'a> {
+    database: String,
+    bootstrap_servers: &'a str,
+}
+
 /// Says that a configuration that was loaded is valid; one that is not was refused before.
-pub(crate) fn check(config: &Config) -> Result<(), Failure> {
-    let database = config.database.as_ref().map_or_else(String::new, |database| database.shown());
-    Ok(output::print(&format!(
-        "the configuration is valid: {database} to {}",
-        config.kafka.bootstrap_servers
-    ))?)
+pub(crate) fn check(config: &Config, format: Format) -> Result<(), Failure> {
+    let valid = Valid {
+        database: config.database.as_ref().map_or_else(String::new, |database| database.shown()),
+        bootstrap_servers: &config.kafka.bootstrap_servers,
+    };
+    Ok(output::answer(format, &valid, |valid| {
+        format!("the configuration is valid: {} to {}", valid.database, valid.bootstrap_servers)
+    })?)
 }

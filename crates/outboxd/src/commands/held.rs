@@ -1,6 +1,9 @@
 //! `held list|show|retry|discard`.
 
-use outboxd_engine::{AuditedAction, HeldFilter, HeldMessage, HoldFailure, Operate, OperateError};
+use anyhow::anyhow;
+use outboxd_engine::{
+    AuditedAction, HeldFilter, HeldMessage, HoldFailure, Operate, OperateError, OutboxError,
+};
 use outboxd_postgres::PostgresOperator;
 use outboxd_sqlite::SqliteOperator;
 use serde::Serialize;
@@ -40,39 +43,96 @@ async fn decide(operator: impl Operate, command: Held) -> Result<(), Failure> {
         }
         Held::Retry(retry) => {
             let action = AuditedAction { who: retry.who.unwrap_or_else(os_user), why: retry.reason };
-            for id in &retry.ids {
-                operator.held_retry(*id, &action).await?;
-            }
-            acted("retry", &retry.ids, action, retry.output.output)
+            let outcome = each(&retry.ids, async |id| operator.held_retry(id, &action).await).await;
+            acted("retry", outcome, action, retry.output.output)
         }
         Held::Discard(discard) => {
             let action = AuditedAction { who: discard.who.unwrap_or_else(os_user), why: discard.reason };
-            for id in &discard.ids {
-                operator.held_discard(*id, &action).await?;
-            }
-            acted("discard", &discard.ids, action, discard.output.output)
+            let outcome = each(&discard.ids, async |id| operator.held_discard(id, &action).await).await;
+            acted("discard", outcome, action, discard.output.output)
         }
     }
 }
 
-/// What was done, as it is in the audit.
+/// What became of each message.
+#[derive(Default)]
+struct Outcome {
+    done: Vec<Uuid>,
+    /// Not to be done with this message; the others are.
+    refused: Vec<(Uuid, OperateError)>,
+    /// The database failed, so nothing more was tried from here on.
+    failed: Option<(Uuid, OutboxError)>,
+    not_tried: Vec<Uuid>,
+}
+
+/// Acts on each, so that one message that is gone keeps nobody from the others.
+async fn each(ids: &[Uuid], act: impl AsyncFn(Uuid) -> Result<(), OperateError>) -> Outcome {
+    let mut outcome = Outcome::default();
+    for id in ids {
+        if outcome.failed.is_some() {
+            outcome.not_tried.push(*id);
+            continue;
+        }
+        match act(*id).await {
+            Ok(()) => outcome.done.push(*id),
+            Err(OperateError::Outbox(error)) => outcome.failed = Some((*id, error)),
+            Err(refused) => outcome.refused.push((*id, refused)),
+        }
+    }
+    outcome
+}
+
+/// What was done, as it is in the audit, and what was not.
 #[derive(Debug, Serialize)]
 struct Acted {
     action: &'static str,
     ids: Vec<Uuid>,
+    not_done: Vec<NotDone>,
     who: String,
     why: String,
 }
 
-fn acted(action: &'static str, ids: &[Uuid], audited: AuditedAction, format: Format) -> Result<(), Failure> {
-    let acted = Acted { action, ids: ids.to_vec(), who: audited.who, why: audited.why };
-    Ok(output::answer(format, &acted, |acted| {
-        let line = |id: &Uuid| match acted.action {
-            "retry" => format!("{id} is due now: the relay publishes it, and then what waits behind it\n"),
-            _discard => format!("{id} is discarded; the audit keeps that {} did it and why\n", acted.who),
-        };
-        acted.ids.iter().map(line).collect()
-    })?)
+#[derive(Debug, Serialize)]
+struct NotDone {
+    id: Uuid,
+    error: String,
+}
+
+fn acted(
+    action: &'static str,
+    outcome: Outcome,
+    audited: AuditedAction,
+    format: Format,
+) -> Result<(), Failure> {
+    let Outcome { done, refused, failed, not_tried } = outcome;
+    let refused = refused.into_iter().map(|(id, error)| NotDone { id, error: error.to_string() });
+    let mut not_done: Vec<NotDone> = refused.collect();
+    let causes: Vec<String> = not_done.iter().map(|not_done| not_done.error.clone()).collect();
+    if let Some((id, error)) = &failed {
+        not_done.push(NotDone { id: *id, error: outboxd_engine::chain(error) });
+    }
+    not_done.extend(not_tried.into_iter().map(|id| NotDone { id, error: "not tried".to_owned() }));
+    let acted = Acted { action, ids: done, not_done, who: audited.who, why: audited.why };
+    if format == Format::Json || !acted.ids.is_empty() {
+        output::answer(format, &acted, |acted| {
+            let line = |id: &Uuid| match acted.action {
+                "retry" => {
+                    format!("{id} is due now: the relay publishes it, and then what waits behind it\n")
+                }
+                _discard => format!("{id} is discarded; the audit keeps that {} did it and why\n", acted.who),
+            };
+            acted.ids.iter().map(line).collect()
+        })?;
+    }
+    match failed {
+        Some((id, error)) => {
+            let count = acted.not_done.len();
+            let context = format!("{count} of {} not done, from {id} on", acted.ids.len() + count);
+            Err(Failure::from(error).context(context))
+        }
+        None if causes.is_empty() => Ok(()),
+        None => Err(Failure::usage(anyhow!("{}", causes.join("; ")))),
+    }
 }
 
 fn as_table(held: &[HeldMessage], limit: u32) -> String {

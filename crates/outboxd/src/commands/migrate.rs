@@ -4,39 +4,63 @@ use anyhow::{Context as _, anyhow};
 use outboxd_postgres::migrate::{GrantRoles, MigrateError as PostgresError, Migrator};
 use outboxd_postgres::schema::RoleName;
 use outboxd_sqlite::migrate::MigrateError as SqliteError;
+use serde::Serialize;
+use serde_json::json;
 
 use crate::adapters::Adapter;
-use crate::cli::Grants;
+use crate::cli::{Format, Grants, Migrate};
 use crate::failure::Failure;
 use crate::output;
 
-/// Installs the outbox or brings it up to date; with `dry_run`, prints the SQL of what is missing.
-pub(crate) async fn migrate(adapter: Adapter, dry_run: bool) -> Result<(), Failure> {
+/// A migration that was applied, or is to be: then with its SQL.
+#[derive(Debug, Serialize)]
+struct Step<'a> {
+    version: i32,
+    name: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sql: Option<&'a str>,
+}
+
+/// What a role was given, or is to be.
+#[derive(Debug, Serialize)]
+struct Granted<'a> {
+    role: &'a str,
+    part: &'static str,
+}
+
+/// Installs the outbox or brings it up to date; with `--dry-run`, prints the SQL of what is missing.
+pub(crate) async fn migrate(adapter: Adapter, asked: &Migrate) -> Result<(), Failure> {
+    let (dry_run, format) = (asked.dry_run, asked.output.output);
     match adapter {
         Adapter::Postgres(config) => {
             let place = format!("schema {}", config.schema);
             let migrator = Migrator::new(config.options().clone(), config.schema.clone());
             if dry_run {
                 let pending = migrator.plan().await.map_err(postgres_failure)?;
-                return print_sql(pending.iter().map(|pending| pending.sql.as_str()));
+                let steps = pending.iter().map(|step| (step.version, step.name, step.sql.as_str()));
+                return planned(format, &place, steps);
             }
             let applied = migrator.apply().await.map_err(postgres_failure)?;
-            report(&place, applied.iter().map(|applied| (applied.version, applied.name)))
+            report(format, &place, applied.iter().map(|applied| (applied.version, applied.name)))
+        }
+        Adapter::Sqlite(_) if asked.schema.is_some() => {
+            Err(Failure::usage(anyhow!("SQLite has no schemas: leave --schema out, or name another file")))
         }
         Adapter::Sqlite(config) => {
             let place = config.path.display().to_string();
             let migrator = outboxd_sqlite::Migrator::new(config);
             if dry_run {
                 let pending = migrator.plan().await.map_err(sqlite_failure)?;
-                return print_sql(pending.iter().map(|pending| pending.sql));
+                let steps = pending.iter().map(|step| (step.version, step.name, step.sql));
+                return planned(format, &place, steps);
             }
             let applied = migrator.apply().await.map_err(sqlite_failure)?;
-            report(&place, applied.iter().map(|applied| (applied.version, applied.name)))
+            report(format, &place, applied.iter().map(|applied| (applied.version, applied.name)))
         }
     }
 }
 
-/// Grants each role its part; with `dry_run`, prints the SQL.
+/// Grants each role its part; with `--dry-run`, prints the SQL.
 pub(crate) async fn grants(adapter: Adapter, asked: &Grants) -> Result<(), Failure> {
     let Adapter::Postgres(config) = adapter else {
         return Err(Failure::usage(anyhow!(
@@ -49,33 +73,55 @@ pub(crate) async fn grants(adapter: Adapter, asked: &Grants) -> Result<(), Failu
         reader: role("--reader", asked.reader.as_deref())?,
     };
     let migrator = Migrator::new(config.options().clone(), config.schema.clone());
+    let format = asked.output.output;
     if asked.dry_run {
-        return print_sql(migrator.grant_sql(&roles).iter().map(|sql| sql.as_str()));
+        let statements = migrator.grant_sql(&roles);
+        let statements: Vec<&str> = statements.iter().map(|sql| sql.as_str()).collect();
+        return Ok(output::answer(format, &json!({ "sql": statements }), |_| statements.join("\n"))?);
     }
     migrator.grant(&roles).await.map_err(postgres_failure)?;
     let parts = [("writer", &roles.writer), ("relay", &roles.relay), ("reader", &roles.reader)];
-    let granted: String = parts
+    let granted: Vec<Granted<'_>> = parts
         .into_iter()
-        .filter_map(|(part, role)| Some(format!("{} may act as {part}\n", role.as_ref()?.as_str())))
+        .filter_map(|(part, role)| Some(Granted { role: role.as_ref()?.as_str(), part }))
         .collect();
-    Ok(output::print(&granted)?)
+    Ok(output::answer(format, &json!({ "granted": granted }), |_| {
+        granted.iter().map(|granted| format!("{} may act as {}\n", granted.role, granted.part)).collect()
+    })?)
 }
 
 fn role(flag: &str, name: Option<&str>) -> Result<Option<RoleName>, Failure> {
     name.map(str::parse).transpose().with_context(|| flag.to_owned()).map_err(Failure::usage)
 }
 
-fn print_sql<'a>(files: impl Iterator<Item = &'a str>) -> Result<(), Failure> {
-    let text = files.collect::<Vec<_>>().join("\n");
-    let text = if text.is_empty() { "-- the outbox is up to date: nothing to execute" } else { &text };
-    Ok(output::print(text)?)
+fn planned<'a>(
+    format: Format,
+    place: &str,
+    steps: impl Iterator<Item = (i32, &'static str, &'a str)>,
+) -> Result<(), Failure> {
+    let steps: Vec<_> = steps.map(|(version, name, sql)| Step { version, name, sql: Some(sql) }).collect();
+    Ok(output::answer(format, &json!({ "place": place, "pending": steps }), |_| {
+        if steps.is_empty() {
+            return "-- the outbox is up to date: nothing to execute".to_owned();
+        }
+        steps.iter().filter_map(|step| step.sql).collect::<Vec<_>>().join("\n")
+    })?)
 }
 
-fn report(place: &str, applied: impl Iterator<Item = (i32, &'static str)>) -> Result<(), Failure> {
-    let lines: String =
-        applied.map(|(version, name)| format!("applied migration {version} ({name}) in {place}\n")).collect();
-    let lines = if lines.is_empty() { format!("the outbox in {place} is up to date") } else { lines };
-    Ok(output::print(&lines)?)
+fn report(
+    format: Format,
+    place: &str,
+    applied: impl Iterator<Item = (i32, &'static str)>,
+) -> Result<(), Failure> {
+    let applied: Vec<_> = applied.map(|(version, name)| Step { version, name, sql: None }).collect();
+    Ok(output::answer(format, &json!({ "place": place, "applied": applied }), |_| {
+        if applied.is_empty() {
+            return format!("the outbox in {place} is up to date");
+        }
+        let line =
+            |step: &Step<'_>| format!("applied migration {} ({}) in {place}\n", step.version, step.name);
+        applied.iter().map(line).collect()
+    })?)
 }
 
 /// Out of reach is told apart from what somebody must set right.

@@ -4,13 +4,12 @@
 //! from files, and which values may be shown.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use outboxd_kafka::KafkaConfig;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::raw::{Origin, Typed};
-use super::{Problem, Problems, REDACTED, read_secret};
+use super::{Problem, Problems, REDACTED, read_secret, shown_path};
 
 /// Settings whose value can be put in a file named by `<setting>.file`.
 const FROM_FILE: [&str; 8] = [
@@ -46,7 +45,7 @@ pub(super) fn resolve(
             }),
             Some(direct) if direct.origin > value.origin => {}
             Some(_) | None if !read_files => {}
-            Some(_) | None => match read_secret(Path::new(value.text.expose_secret())) {
+            Some(_) | None => match read_secret(&key, value.text.expose_secret()) {
                 Ok(secret) => {
                     settings.insert(setting.to_owned(), secret);
                 }
@@ -57,18 +56,22 @@ pub(super) fn resolve(
     settings
 }
 
-/// A setting's value as it may be shown. The path of a secret's file is no secret.
+/// A setting's value as it may be shown: librdkafka knows the setting, and it is no secret. The path of a secret's file is
+/// none, if it is one.
 pub(super) fn shown(name: &str, typed: &Typed) -> String {
-    let names_a_file = name.strip_suffix(".file").is_some_and(|name| FROM_FILE.contains(&name));
-    if outboxd_kafka::is_secret(name) && !names_a_file {
+    let text = typed.text.expose_secret();
+    if name.strip_suffix(".file").is_some_and(|name| FROM_FILE.contains(&name)) {
+        shown_path(text)
+    } else if outboxd_kafka::is_secret(name) {
         REDACTED.to_owned()
     } else {
-        typed.text.expose_secret().to_owned()
+        text.to_owned()
     }
 }
 
-/// What the Kafka adapter refuses by name, because it would void a promise or run code; and if the command needs Kafka, also
-/// what librdkafka does not take. A command that does not need it works where the files of certificates are not.
+/// What the Kafka adapter refuses by name, because it would void a promise, run code or is unknown (and then perhaps a secret
+/// with a slip in its name); and if the command needs Kafka, also the values that librdkafka does not take. A command that does
+/// not need it works where the files of certificates are not.
 pub(super) fn refuse(
     kafka: &KafkaConfig,
     typed: &BTreeMap<String, Typed>,
@@ -92,7 +95,7 @@ pub(super) fn refuse(
         }
     } else {
         for name in kafka.properties.keys() {
-            if let Some(reason) = outboxd_kafka::properties::barred(name) {
+            if let Some(reason) = outboxd_kafka::properties::refused_by_name(name) {
                 problems.push(problem(name, reason.to_owned()));
             }
         }

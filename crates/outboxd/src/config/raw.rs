@@ -2,7 +2,7 @@
 //!
 //! Layers are merged by the `config` crate. Each is flattened first, so that a librdkafka setting has one name wherever it
 //! comes from: `"sasl.password"` in the file is `..__KAFKA__PROPERTIES__SASL_PASSWORD` in the environment. No librdkafka
-//! setting has an underscore in its name, so nothing is ambiguous.
+//! setting that may be passed through has an underscore in its name, so nothing is ambiguous.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use config::{ConfigError, Environment, File, FileFormat, Map, Source, Value, ValueKind};
 use secrecy::SecretString;
 
+use super::database_url::DRIVER_VARIABLES;
 use super::keys::{ENVIRONMENT_PREFIX, LOG_FILTER_VARIABLE};
 use super::{Problem, Problems};
 
@@ -91,6 +92,8 @@ pub(crate) struct RawConfig {
     pub(crate) values: BTreeMap<String, Typed>,
     /// librdkafka settings by their own names.
     pub(crate) properties: BTreeMap<String, Typed>,
+    /// The database driver's own variables that are set: see [`DRIVER_VARIABLES`].
+    pub(crate) driver_variables: Vec<&'static str>,
     /// What could not even be read.
     pub(crate) problems: Problems,
     /// Where the process ends, in crash tests.
@@ -121,7 +124,12 @@ impl RawConfig {
             .map(|(name, value)| (flat_name(name), Value::new(Some(&FROM_FLAG.to_owned()), value.as_str())))
             .collect();
         builder = builder.add_source(Layer { values });
-        let mut raw = Self { problems, ..Self::default() };
+        let driver_variables = DRIVER_VARIABLES
+            .into_iter()
+            .map(|(name, _)| name)
+            .filter(|name| sources.environment.iter().any(|(set, _)| set == name))
+            .collect();
+        let mut raw = Self { problems, driver_variables, ..Self::default() };
         match builder.build() {
             Ok(merged) => match merged.collect() {
                 Ok(merged) => raw.take(merged),

@@ -25,6 +25,15 @@ impl PostgresOperator {
         Ok(topics)
     }
 
+    pub(super) async fn read_limit(&self) -> Result<usize, OutboxError> {
+        let mut call = self.session.call("read the size limit").await?;
+        let sql = render(include_str!("../sql/operate_limit.sql"), &self.config.schema);
+        let row = call.row(sqlx::query(sql).persistent(false)).await?;
+        let bytes: i32 = call.value(row.try_get("max_message_bytes"))?;
+        call.done();
+        Ok(usize::try_from(bytes).unwrap_or(0))
+    }
+
     pub(super) async fn read_status(&self) -> Result<OutboxStatus, OutboxError> {
         let mut call = self.session.call("read the status").await?;
         let sql = render(include_str!("../sql/operate_status.sql"), &self.config.schema);

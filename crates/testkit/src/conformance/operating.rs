@@ -58,6 +58,8 @@ pub async fn the_topics_in_use_are_listed_once_and_in_order<H: Operated>(harness
     .await;
     harness.commit(&[Intent::keyed("audit", "k", "")]).await;
     assert_eq!(harness.operator().topics().await.expect("list topics"), ["audit", "gone", "orders"]);
+    let limit = harness.operator().max_message_bytes().await.expect("read the size limit");
+    assert_eq!(limit, 1_000_000, "what topics are compared with");
 }
 
 /// By id, topic, state and reason, and not more than asked for.
