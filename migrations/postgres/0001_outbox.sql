@@ -379,8 +379,10 @@ comment on column outbox.held.failures is 'The last ten failed attempts: [{"at":
 comment on index outbox.held_pkey is 'Serves settle: updates and removes held messages by seq. Serves purge: skips what is held.';
 create index held_key_hash_seq on outbox.held (key_hash, seq);
 comment on index outbox.held_key_hash_seq is 'Serves the release of held messages: the earlier held messages of a key.';
-create index held_due_at on outbox.held (due_at) where state in ('retry', 'topic');
-comment on index outbox.held_due_at is 'Serves the question whether a held message is due.';
+create index held_topic_due on outbox.held (topic, due_at) where state in ('retry', 'topic');
+comment on index outbox.held_topic_due is 'Serves the question whether a held message is due, topic by topic.';
+create index held_topic_seq on outbox.held (topic, seq) where state in ('retry', 'topic');
+comment on index outbox.held_topic_seq is 'Serves the release of held messages: those of a topic in order.';
 create index held_id on outbox.held (id);
 comment on index outbox.held_id is 'Serves held show, retry and discard by message id.';
 

@@ -3,12 +3,13 @@
 //! A session advisory lock says that the leader is alive: it goes when its session goes. Epoch and nonce in the cursor
 //! row keep it safe: every settle names both. The bump commits synchronously, and cursor and held keys are read after it.
 
-use outboxd_core::{CatchUp, Cursor, KeyHash, Seq, Snapshot};
-use outboxd_engine::{HeldCount, OutboxError, Start, Term};
+use outboxd_core::{CatchUp, Cursor, Seq, Snapshot};
+use outboxd_engine::{OutboxError, Start, Term};
 use sqlx::postgres::PgRow;
 use sqlx::{Row, SqlSafeStr};
 use uuid::Uuid;
 
+use crate::held::Walk;
 use crate::migrate::{SCHEMA_VERSION, SCHEMA_VERSION_MIN};
 use crate::outbox::{Memory, PostgresOutbox};
 use crate::session::{Call, CallError, pooled_by_transaction};
@@ -68,12 +69,18 @@ impl PostgresOutbox {
             return Err(OutboxError::Fenced);
         };
         let (cursor, bound, actions) = call.value(stored_cursor(first))?;
-        let held = call.value(held_counts(&rows))?;
         call.done();
+        let mut walk = Walk::default();
+        while !walk.is_complete() {
+            // On the session that a crash of the server would take with it.
+            let call = self.lead_session.call_if_open("count held messages").await?;
+            walk.go_on(call, self.sql.held_counts.clone()).await?;
+        }
+        let (held, unblocked) = walk.counts();
         self.open_for_term().await?;
         let mut memory = self.memory();
         memory.bounds = crate::outbox::Bounds::default();
-        memory.held = crate::held::HeldMemory::default();
+        memory.held.walked(actions, unblocked);
         if let Some(bound) = bound {
             memory.bounds.learn(cursor.high, bound);
         }
@@ -222,20 +229,6 @@ fn stored_cursor(row: &PgRow) -> Result<(Cursor, Option<u64>, i64), sqlx::Error>
         catch_up: pos.zip(until).map(|(pos, until)| CatchUp { pos: Seq(pos), until: Snapshot::new(until) }),
     };
     Ok((cursor, row.try_get::<&str, _>("xid_bound")?.parse().ok(), row.try_get("actions")?))
-}
-
-/// Counts per key from rows that have `key_hash` and `messages`, NULL where there are none.
-pub(crate) fn held_counts(rows: &[PgRow]) -> Result<Vec<HeldCount>, sqlx::Error> {
-    let mut held = Vec::with_capacity(rows.len());
-    for row in rows {
-        let key_hash: Option<i64> = row.try_get("key_hash")?;
-        let messages: Option<i64> = row.try_get("messages")?;
-        if let Some((key_hash, messages)) = key_hash.zip(messages) {
-            let messages = u32::try_from(messages).unwrap_or(u32::MAX);
-            held.push(HeldCount { key_hash: KeyHash::from_i64(key_hash), messages });
-        }
-    }
-    Ok(held)
 }
 
 #[cfg(test)]
