@@ -108,7 +108,7 @@ with recursive unblocked as materialized (
     where b.seq is null or c.seq <= b.seq
   ) d
   cross join lateral (
-    select coalesce(octet_length(m.payload), 0) + coalesce(octet_length(m.key), 0) + coalesce(pg_column_size(m.headers), 0) as bytes
+    select coalesce(octet_length(m.payload), 0) + coalesce(octet_length(m.key), 0) + coalesce(octet_length(m.headers::text), 0) as bytes
     from outbox.message m
     where m.seq = d.seq
   ) m
