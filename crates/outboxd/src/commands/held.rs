@@ -1,10 +1,9 @@
 //! `held list|show|retry|discard`.
 
-use outboxd_engine::{AuditedAction, HeldFilter, HeldMessage, HoldFailure, Operate, OperateError};
+use outboxd_engine::{AuditedAction, HeldFilter, HeldId, HeldMessage, HoldFailure, Operate, OperateError};
 use outboxd_postgres::PostgresOperator;
 use outboxd_sqlite::SqliteOperator;
 use serde::Serialize;
-use uuid::Uuid;
 
 use crate::adapters::Adapter;
 use crate::cli::{Format, Held};
@@ -33,10 +32,17 @@ async fn decide(operator: impl Operate, command: Held) -> Result<(), Failure> {
             Ok(output::answer(list.output.output, &held, |held| as_table(held, list.limit))?)
         }
         Held::Show { id, output } => {
-            let filter = HeldFilter { id: Some(id), ..HeldFilter::default() };
-            let held = operator.held_list(&filter).await?;
-            let message = held.first().ok_or(OperateError::NotHeld(id))?;
-            Ok(output::answer(output.output, message, as_facts)?)
+            let filter = HeldFilter { id: Some(id.id), ..HeldFilter::default() };
+            let mut held = operator.held_list(&filter).await?;
+            held.retain(|message| id.seq.is_none_or(|seq| message.seq == seq));
+            match held.as_slice() {
+                [] => Err(OperateError::NotHeld(id.id).into()),
+                [message] => Ok(output::answer(output.output, message, as_facts)?),
+                several => {
+                    let seqs = several.iter().map(|message| message.seq).collect();
+                    Err(OperateError::SeveralHeld { id: id.id, seqs }.into())
+                }
+            }
         }
         Held::Retry(retry) => {
             let action = AuditedAction { who: retry.who.unwrap_or_else(os_user), why: retry.reason };
@@ -59,15 +65,20 @@ async fn decide(operator: impl Operate, command: Held) -> Result<(), Failure> {
 #[derive(Debug, Serialize)]
 struct Acted {
     action: &'static str,
-    ids: Vec<Uuid>,
+    ids: Vec<HeldId>,
     who: String,
     why: String,
 }
 
-fn acted(action: &'static str, ids: &[Uuid], audited: AuditedAction, format: Format) -> Result<(), Failure> {
+fn acted(
+    action: &'static str,
+    ids: &[HeldId],
+    audited: AuditedAction,
+    format: Format,
+) -> Result<(), Failure> {
     let acted = Acted { action, ids: ids.to_vec(), who: audited.who, why: audited.why };
     Ok(output::answer(format, &acted, |acted| {
-        let line = |id: &Uuid| match acted.action {
+        let line = |id: &HeldId| match acted.action {
             "retry" => format!("{id} is due now: the relay publishes it, and then what waits behind it\n"),
             _discard => format!("{id} is discarded; the audit keeps that {} did it and why\n", acted.who),
         };
