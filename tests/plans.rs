@@ -318,9 +318,12 @@ async fn a_million_held_messages_of_distinct_keys_are_never_walked_by_one_statem
     run(&mut connection, "alter table outbox.held set (autovacuum_enabled = off)").await.unwrap();
     prepare(&mut connection, &database.url(), "force_generic_plan").await;
     hold_a_million(&mut connection).await;
-    run(&mut connection, "update outbox.cursor set epoch = 1, nonce = '00000000-0000-0000-0000-000000000001'")
-        .await
-        .unwrap();
+    run(
+        &mut connection,
+        "update outbox.cursor set epoch = 1, nonce = '00000000-0000-0000-0000-000000000001'",
+    )
+    .await
+    .unwrap();
     for what in ["never analysed", "analysed"] {
         let connection = &mut connection;
         let start = explain(connection, "start(1, '00000000-0000-0000-0000-000000000001')").await;

@@ -53,7 +53,10 @@ pub(crate) async fn held_by_reason(
         }
         call.done();
         if walked < WALKED_MAX {
-            return Ok(held.into_iter().map(|((state, reason), messages)| (state, reason, messages)).collect());
+            return Ok(held
+                .into_iter()
+                .map(|((state, reason), messages)| (state, reason, messages))
+                .collect());
         }
     }
 }

@@ -159,9 +159,8 @@ impl PostgresOutbox {
             return Ok(Vec::new());
         }
         let mut call = self.rest_session.call("look at held messages").await?;
-        let statement = sqlx::query(self.sql.held_unblocked.clone())
-            .bind(asked.clone())
-            .bind(topics_held.to_vec());
+        let statement =
+            sqlx::query(self.sql.held_unblocked.clone()).bind(asked.clone()).bind(topics_held.to_vec());
         let rows = call.rows(statement).await?;
         let (mut unblocked, mut can_go) = (BTreeSet::new(), Vec::new());
         for row in &rows {
@@ -190,8 +189,7 @@ impl PostgresOutbox {
         actions: i64,
     ) -> Result<(Vec<Due>, Option<HeldChange>), OutboxError> {
         let mut call = self.rest_session.call("read due messages").await?;
-        let row =
-            call.row(sqlx::query(self.sql.held_signal.clone()).bind(query.topics_held.clone())).await?;
+        let row = call.row(sqlx::query(self.sql.held_signal.clone()).bind(query.topics_held.clone())).await?;
         let now: i64 = call.value(row.try_get("actions"))?;
         call.done();
         let change = if now == actions {

@@ -17,6 +17,7 @@ pub fn reading_settings(config: &PostgresConfig) -> Vec<(&'static str, String)> 
 #[expect(missing_docs, reason = "each is documented at the head of its file")]
 #[derive(Clone, Debug)]
 pub struct Statements {
+    pub row_security: SqlStr,
     pub lead_verify: SqlStr,
     pub lead_free: SqlStr,
     pub lead_lock: SqlStr,
@@ -43,6 +44,7 @@ impl Statements {
     #[must_use]
     pub fn new(schema: &SchemaName) -> Self {
         Self {
+            row_security: render(include_str!("sql/row_security.sql"), schema),
             lead_verify: render(include_str!("sql/lead_verify.sql"), schema),
             lead_free: render(include_str!("sql/lead_free.sql"), schema),
             lead_lock: render(include_str!("sql/lead_lock.sql"), schema),
