@@ -198,11 +198,13 @@ async fn an_ordinary_role_installs_the_outbox() {
 
     let nobody = database.role("nobody").await;
     let error = migrator(&database.url_as(&nobody), "refused").apply().await.unwrap_err();
-    let cause = std::error::Error::source(&error).unwrap().to_string();
+    let told = error.to_string();
+    assert!(std::error::Error::source(&error).is_none(), "the cause is in the text once");
     assert!(
-        error.to_string().contains("apply migration 1 (outbox)") && cause.contains("permission denied"),
-        "{error}: {cause}"
+        told.contains("apply migration 1 (outbox): the server answered 42501: permission denied"),
+        "{told}"
     );
+    assert!(told.contains("grant create on database") && !told.contains("at line"), "{told}");
     assert_eq!(text(&mut connection, "select to_regnamespace('refused')").await, None);
 }
 
@@ -212,7 +214,14 @@ async fn a_migration_that_fails_leaves_nothing_behind() {
     let mut connection = database.connect().await;
     run(&mut connection, "create schema outbox; create table outbox.held ()").await.unwrap();
     let error = migrator(&database.url(), "outbox").apply().await.unwrap_err();
-    assert!(error.to_string().contains("apply migration 1 (outbox)"), "{error}");
+    let told = error.to_string();
+    assert!(
+        told.contains("apply migration 1 (outbox)") && told.contains("choose another one with --schema"),
+        "{told}"
+    );
+    let nowhere = migrator("postgres://nobody@127.0.0.1:1/nothing", "outbox").apply().await.unwrap_err();
+    assert!(matches!(nowhere, MigrateError::Unavailable { .. }), "{nowhere:?}");
+    assert!(nowhere.to_string().contains("connect to 127.0.0.1:1/nothing"), "{nowhere}");
     assert_eq!(
         text(
             &mut connection,

@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
+use outboxd_core::Seq;
 use outboxd_engine::{
-    AuditedAction, Finding, HeldFilter, Operate, OperateError, Outbox, OutboxError, Severity,
+    AuditedAction, Finding, HeldFilter, HeldId, Operate, OperateError, Outbox, OutboxError, PageLimit,
+    Severity,
 };
 use outboxd_postgres::migrate::GrantRoles;
+use outboxd_postgres::sql::Statements;
 use outboxd_postgres::{PostgresConfig, PostgresOperator, PostgresOutbox, SchemaName};
+use outboxd_testkit::postgres::database::with_database;
 use outboxd_testkit::postgres::{Database, Options, Server};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, SqlSafeStr};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -237,6 +241,7 @@ async fn the_preflight_finds_nothing_wrong_with_what_migrate_and_grants_made() {
             "connection",
             "server version",
             "recovery",
+            "encoding",
             "durability",
             "synchronous standbys",
             "takeover",
@@ -245,6 +250,7 @@ async fn the_preflight_finds_nothing_wrong_with_what_migrate_and_grants_made() {
             "grants",
             "row security",
             "indexes",
+            "trigger",
             "sequence cache",
             "schema version",
             "migrations",
@@ -275,8 +281,41 @@ const BROKEN: &[Broken] = &[
     Broken {
         by: "alter table outbox.message enable row level security",
         check: "row security",
-        says: "hides messages",
+        says: "row security on outbox.message hides rows",
         remedy: Remedy::Sql,
+    },
+    Broken {
+        by: "alter table outbox.held enable row level security",
+        check: "row security",
+        says: "row security on outbox.held hides rows",
+        remedy: Remedy::Sql,
+    },
+    Broken {
+        by: "alter table outbox.cursor enable row level security; alter table outbox.migration enable row level security",
+        check: "row security",
+        says: "on outbox.cursor, outbox.migration hides rows",
+        remedy: Remedy::Sql,
+    },
+    Broken {
+        by: "alter table outbox.receipt enable row level security; \
+             create policy looks on outbox.receipt for select using (true)",
+        check: "row security",
+        says: "on outbox.receipt",
+        remedy: Remedy::Sql,
+    },
+    Broken {
+        by: "alter table outbox.message enable row level security; \
+             create policy another on outbox.message to postgres using (true)",
+        check: "row security",
+        says: "on outbox.message",
+        remedy: Remedy::Sql,
+    },
+    Broken {
+        by: "alter table outbox.message enable row level security; create policy all_of on outbox.message using (true); \
+             create policy tenants on outbox.message as restrictive using (topic = 'orders')",
+        check: "row security",
+        says: "on outbox.message",
+        remedy: Remedy::Says("tenants on outbox.message"),
     },
     Broken {
         by: "alter table outbox.message alter column seq set cache 32",
@@ -309,6 +348,30 @@ const BROKEN: &[Broken] = &[
         remedy: Remedy::Says("create index concurrently"),
     },
     Broken {
+        by: "drop index outbox.message_xid_seq; create index message_xid_seq on outbox.message (xid)",
+        check: "indexes",
+        says: "message_xid_seq",
+        remedy: Remedy::Says("create index concurrently"),
+    },
+    Broken {
+        by: "drop index outbox.held_topic_seq; create index held_topic_seq on outbox.held (topic, seq)",
+        check: "indexes",
+        says: "held_topic_seq",
+        remedy: Remedy::Says("create index concurrently"),
+    },
+    Broken {
+        by: "drop trigger fill_in on outbox.message",
+        check: "trigger",
+        says: "missing or disabled",
+        remedy: Remedy::Says("create it again"),
+    },
+    Broken {
+        by: "alter table outbox.message disable trigger fill_in",
+        check: "trigger",
+        says: "missing or disabled",
+        remedy: Remedy::Sql,
+    },
+    Broken {
         by: "insert into outbox.migration (version, name) values (99, 'later')",
         check: "schema version",
         says: "99; this relay serves 1 to 1",
@@ -334,6 +397,14 @@ async fn whatever_would_break_a_promise_is_found_with_its_remedy() {
         assert!(finding.found.contains(broken.says), "{}: {finding:?}", broken.by);
         let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
         assert_eq!(errors, 1, "{}: {findings:#?}", broken.by);
+        // What the preflight calls an error keeps a relay from leading, unless it only slows it down or hurts writers.
+        if !["indexes", "trigger"].contains(&broken.check) {
+            let refused = PostgresOutbox::new(config(&database.url_as(&relay))).lead().await.unwrap_err();
+            assert!(matches!(refused, OutboxError::Refused { .. }), "{}: {refused:?}", broken.by);
+            if ["row security", "cursor"].contains(&broken.check) {
+                assert_eq!(refused.to_string(), format!("{}; {}", finding.found, finding.remedy));
+            }
+        }
         match broken.remedy {
             Remedy::Says(words) => assert!(finding.remedy.contains(words), "{finding:?}"),
             Remedy::Sql => {
@@ -425,6 +496,128 @@ async fn the_holder_of_the_oldest_xmin_is_named() {
 }
 
 #[tokio::test]
+async fn a_role_that_may_not_see_others_is_never_told_that_nobody_holds_vacuum_back() {
+    let Granted { database, relay, .. } = granted().await;
+    let mut batch = database.connect().await;
+    run(&mut batch, "begin; select pg_current_xact_id()").await.unwrap();
+    run(
+        &mut database.connect().await,
+        "do $$ begin for i in 1..20 loop perform pg_current_xact_id(); commit; end loop; end $$",
+    )
+    .await
+    .unwrap();
+    let findings = check(&database.url_as(&relay)).await;
+    let finding = find(&findings, "oldest xmin");
+    assert!(!finding.found.contains("nobody") && finding.found.contains("pg_read_all_stats"), "{finding:?}");
+    let lag: i64 = finding
+        .found
+        .split_whitespace()
+        .find_map(|word| word.parse().ok())
+        .unwrap_or_else(|| panic!("no number: {finding:?}"));
+    assert!(lag >= 20, "{finding:?}");
+    batch.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_database_or_role_that_does_not_exist_is_refused_at_once_and_a_relay_waits_for_it() {
+    let database = Database::create().await;
+    let no_database = with_database(&database.url(), "no_such_database");
+    let no_role = database.url_as("no_such_role");
+    for (url, remedy) in [(&no_database, "create the database"), (&no_role, "create the role")] {
+        let refused = operator(url).status().await.unwrap_err();
+        let text = refused.to_string();
+        assert!(matches!(refused, OutboxError::Refused { .. }) && text.contains(remedy), "{refused:?}");
+        assert!(text.contains("connect to 127.0.0.1:"), "{text}");
+        let waits = PostgresOutbox::new(config(url)).lead().await.unwrap_err();
+        assert!(matches!(waits, OutboxError::Unavailable { .. }), "{waits:?}");
+        assert!(outboxd_engine::chain(&waits).contains(remedy), "{waits:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_database_without_an_encoding_is_refused_before_a_key_stops_everything() {
+    let database = installed().await;
+    let name = format!("{}_ascii", database.name());
+    let mut server = database.connect().await;
+    run(
+        &mut server,
+        &format!(
+            "create database {name} encoding 'SQL_ASCII' lc_collate 'C' lc_ctype 'C' template template0"
+        ),
+    )
+    .await
+    .unwrap();
+    let url = with_database(&database.url(), &name);
+    migrator(&url, "outbox").apply().await.unwrap();
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    run(
+        &mut connection,
+        "insert into outbox.message (topic, key, payload) values ('orders', E'\\xff\\xfe', 'x')",
+    )
+    .await
+    .unwrap();
+    let findings = check(&url).await;
+    assert_eq!(find(&findings, "encoding").severity, Severity::Error);
+    let refused = PostgresOutbox::new(config(&url)).lead().await.unwrap_err();
+    assert!(
+        matches!(&refused, OutboxError::Refused { finding, .. } if finding.contains("SQL_ASCII")),
+        "{refused:?}"
+    );
+    // If it were served all the same, what cannot be read would be no outage.
+    let mut statements = Statements::new(&SchemaName::default());
+    let sql = statements.lead_verify.as_str().replace("current_setting('server_encoding')", "'UTF8'::text");
+    statements.lead_verify = AssertSqlSafe(sql).into_sql_str();
+    let outbox = PostgresOutbox::with_statements(config(&url), statements);
+    let term = outbox.lead().await.unwrap().expect("nobody else leads");
+    let cursor = outbox.start(term).await.unwrap().cursor;
+    let refused = outbox.read(&cursor, PageLimit { messages: 10, bytes: 1_000 }).await.unwrap_err();
+    assert!(
+        matches!(&refused, OutboxError::Refused { remedy, .. } if remedy.contains("encoding")),
+        "{refused:?}"
+    );
+    outbox.step_down().await;
+    connection.close().await.unwrap();
+    run(&mut server, &format!("drop database {name} with (force)")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_held_message_whose_id_was_used_twice_is_named_by_its_seq() {
+    let database = installed().await;
+    let mut connection = database.connect().await;
+    let [head, second, third] = park(&mut connection).await;
+    run(
+        &mut connection,
+        &format!("update outbox.held set id = '{head}' where id in ('{second}', '{third}')"),
+    )
+    .await
+    .unwrap();
+    let seqs: Vec<i64> = sqlx::query_scalar("select seq from outbox.held order by seq")
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
+    let operator = operator(&database.url());
+    for refused in [operator.held_retry(head, &action()).await, operator.held_discard(head, &action()).await]
+    {
+        let Err(OperateError::SeveralHeld { seqs: named, .. }) = refused else { panic!("{refused:?}") };
+        assert_eq!(named.iter().map(|seq| seq.0).collect::<Vec<_>>(), seqs);
+    }
+    assert_eq!(text(&mut connection, "select count(*) from outbox.held_action").await.as_deref(), Some("0"));
+    let named = |at: usize| HeldId { id: head, seq: Some(Seq(seqs[at])) };
+    let refused = operator.held_retry(named(2), &action()).await;
+    assert!(matches!(refused, Err(OperateError::Behind { .. })), "{refused:?}");
+    operator.held_discard(named(1), &action()).await.unwrap();
+    operator.held_retry(named(0), &action()).await.unwrap();
+    assert_eq!(
+        text(
+            &mut connection,
+            "select string_agg(kind || ' ' || seq, ', ' order by action) from outbox.held_action"
+        )
+        .await,
+        Some(format!("discard {}, retry {}", seqs[1], seqs[0]))
+    );
+}
+
+#[tokio::test]
 async fn the_databases_own_commit_setting_is_told() {
     let database = installed().await;
     let mut owner = database.connect().await;
@@ -481,4 +674,6 @@ async fn a_server_that_does_not_answer_is_an_error_and_not_a_finding() {
     assert!(matches!(error, OutboxError::Unavailable { .. }), "{error:?}");
     let error = operator.status().await.unwrap_err();
     assert!(matches!(error, OutboxError::Unavailable { .. }), "{error:?}");
+    let text = outboxd_engine::chain(&error);
+    assert!(text.contains(&format!("connect to 127.0.0.1:{port}/nothing, as database.url says")), "{text}");
 }

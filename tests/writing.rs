@@ -390,8 +390,32 @@ const REFUSALS: &[(&str, &str, &str, &str)] = &[
     (
         "topic, payload, tracestate",
         "'orders', CANARY, repeat('x', 1000000)",
-        "are larger than 1000000 bytes",
-        "send a reference",
+        "tracestate (1000000) is too long",
+        "into a header or the payload",
+    ),
+    (
+        "topic, payload, correlation_id",
+        "'orders', CANARY, repeat('é', 129)",
+        "correlation_id (258 bytes)",
+        "take 256 bytes",
+    ),
+    (
+        "topic, payload, causation_id",
+        "'orders', CANARY, repeat('x', 257)",
+        "causation_id (257)",
+        "take 256 bytes",
+    ),
+    (
+        "topic, payload, content_type",
+        "'orders', CANARY, repeat('x', 257)",
+        "content_type (257)",
+        "take 256 bytes",
+    ),
+    (
+        "topic, payload, traceparent",
+        "'orders', CANARY, repeat('x', 513)",
+        "traceparent (513)",
+        "tracestate 512",
     ),
 ];
 

@@ -150,6 +150,16 @@ create table outbox.message (
     when correlation_id <> '' then true
     else outbox.refuse('correlation_id is empty', 'Leave it out, or give NULL, to inherit it or to get a fresh one.')
     end),
+  -- These go into every log line and every copy of the record: small by contract.
+  constraint message_context check (case
+    when (octet_length(correlation_id) > 256 or octet_length(causation_id) > 256 or octet_length(content_type) > 256
+      or octet_length(traceparent) > 512 or octet_length(tracestate) > 512) is not true then true
+    else outbox.refuse(
+      format('correlation_id (%s bytes), causation_id (%s), content_type (%s), traceparent (%s) or tracestate (%s) is too long',
+        octet_length(correlation_id), coalesce(octet_length(causation_id), 0), coalesce(octet_length(content_type), 0),
+        coalesce(octet_length(traceparent), 0), coalesce(octet_length(tracestate), 0)),
+      'The first three take 256 bytes, traceparent and tracestate 512. Write what is longer into a header or the payload.')
+    end),
   constraint message_size check (case
     when coalesce(octet_length(payload), 0)::bigint + coalesce(octet_length(key), 0) + coalesce(octet_length(headers::text), 0)
        + octet_length(correlation_id) + coalesce(octet_length(causation_id), 0) + coalesce(octet_length(content_type), 0)
@@ -379,8 +389,10 @@ comment on column outbox.held.failures is 'The last ten failed attempts: [{"at":
 comment on index outbox.held_pkey is 'Serves settle: updates and removes held messages by seq. Serves purge: skips what is held.';
 create index held_key_hash_seq on outbox.held (key_hash, seq);
 comment on index outbox.held_key_hash_seq is 'Serves the release of held messages: the earlier held messages of a key.';
-create index held_due_at on outbox.held (due_at) where state in ('retry', 'topic');
-comment on index outbox.held_due_at is 'Serves the question whether a held message is due.';
+create index held_topic_due on outbox.held (topic, due_at) where state in ('retry', 'topic');
+comment on index outbox.held_topic_due is 'Serves the question whether a held message is due, topic by topic.';
+create index held_topic_seq on outbox.held (topic, seq) where state in ('retry', 'topic');
+comment on index outbox.held_topic_seq is 'Serves the release of held messages: those of a topic in order.';
 create index held_id on outbox.held (id);
 comment on index outbox.held_id is 'Serves held show, retry and discard by message id.';
 

@@ -46,8 +46,8 @@ mod drain;
 pub use config::RelayConfig;
 pub use observe::{Event, Observe, Outcome, Side};
 pub use operate::{
-    AuditedAction, Finding, HeldFilter, HeldMessage, HoldFailure, LeaderStatus, Operate, OperateError,
-    OutboxStatus, Severity,
+    AuditedAction, Finding, HeldFilter, HeldId, HeldIdError, HeldMessage, HoldFailure, LeaderStatus, Operate,
+    OperateError, OutboxStatus, Severity,
 };
 pub use outbox::{
     Backlog, Due, DurabilityMark, HeldChange, HeldCount, HeldSignal, Outbox, OutboxError, PageLimit,

@@ -1,6 +1,8 @@
 //! What operators ask of an outbox. No part of the loop: commands call it from a process of their own.
 
+use std::fmt;
 use std::future::Future;
+use std::str::FromStr;
 use std::time::Duration;
 
 use outboxd_core::{HoldReason, HoldState, KeyHash, Seq};
@@ -9,6 +11,54 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::outbox::{Backlog, OutboxError};
+
+/// One held message, as an operator names it: `id`, or `id@seq` where an application has used an id more than once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "String")]
+pub struct HeldId {
+    /// Message id.
+    pub id: Uuid,
+    /// Place in the outbox; `None`: there is only one of that id.
+    pub seq: Option<Seq>,
+}
+
+impl From<Uuid> for HeldId {
+    fn from(id: Uuid) -> Self {
+        Self { id, seq: None }
+    }
+}
+
+impl From<HeldId> for String {
+    fn from(named: HeldId) -> Self {
+        named.to_string()
+    }
+}
+
+impl fmt::Display for HeldId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.seq {
+            None => write!(f, "{}", self.id),
+            Some(seq) => write!(f, "{}@{seq}", self.id),
+        }
+    }
+}
+
+/// Not the name of a held message.
+#[derive(Debug, thiserror::Error)]
+#[error("expected a message id, or <id>@<seq> where several have the same id")]
+pub struct HeldIdError;
+
+impl FromStr for HeldId {
+    type Err = HeldIdError;
+
+    fn from_str(text: &str) -> Result<Self, HeldIdError> {
+        let (id, seq) = match text.split_once('@') {
+            None => (text, None),
+            Some((id, seq)) => (id, Some(Seq(seq.parse().map_err(|_| HeldIdError)?))),
+        };
+        Ok(Self { id: id.parse().map_err(|_| HeldIdError)?, seq })
+    }
+}
 
 /// Which held messages are meant. Empty: all of them.
 #[derive(Clone, Debug, Default)]
@@ -179,6 +229,14 @@ pub enum OperateError {
     /// No held message has that id.
     #[error("no held message has id {0}")]
     NotHeld(Uuid),
+    /// An application has used the id more than once.
+    #[error("messages {} have the id {id}: name one of them, as {id}@{}", list(.seqs), .seqs.first().map_or(0, |seq| seq.0))]
+    SeveralHeld {
+        /// The id.
+        id: Uuid,
+        /// Their places in the outbox, ascending.
+        seqs: Vec<Seq>,
+    },
     /// The message waits behind another one, which must be dealt with first.
     #[error("message {id} waits behind {head} of the same key: retry or discard that one first")]
     Behind {
@@ -187,6 +245,10 @@ pub enum OperateError {
         /// The one it waits for.
         head: Uuid,
     },
+}
+
+fn list(seqs: &[Seq]) -> String {
+    seqs.iter().map(Seq::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// What operators ask.
@@ -228,10 +290,10 @@ pub trait Operate: Send + Sync {
     /// Makes one held message due now; its attempts stay charged. Audited.
     ///
     /// # Errors
-    /// [`OperateError::NotHeld`], [`OperateError::Behind`] (a follower is never taken out of its order).
+    /// [`OperateError::NotHeld`], [`OperateError::SeveralHeld`], [`OperateError::Behind`] (a follower is never taken out of its order).
     fn held_retry(
         &self,
-        id: Uuid,
+        named: impl Into<HeldId> + Send,
         action: &AuditedAction,
     ) -> impl Future<Output = Result<(), OperateError>> + Send;
 
@@ -239,10 +301,10 @@ pub trait Operate: Send + Sync {
     /// why, and the next message of its key becomes due.
     ///
     /// # Errors
-    /// [`OperateError::NotHeld`].
+    /// [`OperateError::NotHeld`], [`OperateError::SeveralHeld`].
     fn held_discard(
         &self,
-        id: Uuid,
+        named: impl Into<HeldId> + Send,
         action: &AuditedAction,
     ) -> impl Future<Output = Result<(), OperateError>> + Send;
 
@@ -254,4 +316,22 @@ pub trait Operate: Send + Sync {
 #[must_use]
 pub fn shown_key_hash(hash: Option<KeyHash>) -> Option<String> {
     hash.map(|hash| hash.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_held_message_is_named_by_its_id_and_where_that_is_not_enough_by_its_seq() {
+        let id = Uuid::from_u128(7);
+        for named in [HeldId { id, seq: None }, HeldId { id, seq: Some(Seq(12)) }] {
+            assert_eq!(named.to_string().parse::<HeldId>().unwrap(), named);
+        }
+        for wrong in ["7", "@7", &format!("{id}@"), &format!("{id}@x")] {
+            assert!(wrong.parse::<HeldId>().is_err(), "{wrong}");
+        }
+        let several = OperateError::SeveralHeld { id, seqs: vec![Seq(3), Seq(9)] }.to_string();
+        assert!(several.contains("messages 3, 9") && several.contains(&format!("{id}@3")), "{several}");
+    }
 }

@@ -128,7 +128,7 @@ pub struct Settlement {
 /// What has changed among the held messages; cheap enough to ask a few times a second.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeldSignal {
-    /// Number of held messages, all states.
+    /// Number of held messages, all states; an adapter may stop counting early, what matters is whether there are any.
     pub messages: u64,
     /// Whether any message is due now: state `retry` or `topic`, due time reached, topic not among those excluded.
     pub due: bool,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use outboxd_core::{HoldReason, HoldState};
-use uuid::Uuid;
+use outboxd_engine::HeldId;
 
 use crate::config::Sources;
 
@@ -261,8 +261,8 @@ pub(crate) enum Held {
     List(HeldList),
     /// Show one held message with the history of its failures; neither its key nor its payload
     Show {
-        /// Message id
-        id: Uuid,
+        /// Message id; <id>@<seq> where several have the same id
+        id: HeldId,
         /// How to print it.
         #[command(flatten)]
         output: Output,
@@ -302,9 +302,9 @@ pub(crate) struct HeldList {
 /// `held retry`.
 #[derive(Debug, Args)]
 pub(crate) struct HeldAction {
-    /// Message ids
+    /// Message ids; <id>@<seq> where several have the same id
     #[arg(required = true, value_name = "ID")]
-    pub(crate) ids: Vec<Uuid>,
+    pub(crate) ids: Vec<HeldId>,
     /// Why, for the audit
     #[arg(long, value_name = "TEXT", default_value = "retried by an operator", value_parser = not_blank)]
     pub(crate) reason: String,
@@ -319,9 +319,9 @@ pub(crate) struct HeldAction {
 /// `held discard`.
 #[derive(Debug, Args)]
 pub(crate) struct HeldDiscard {
-    /// Message ids
+    /// Message ids; <id>@<seq> where several have the same id
     #[arg(required = true, value_name = "ID")]
-    pub(crate) ids: Vec<Uuid>,
+    pub(crate) ids: Vec<HeldId>,
     /// Why, for the audit
     #[arg(long, value_name = "TEXT", value_parser = not_blank)]
     pub(crate) reason: String,

@@ -88,7 +88,9 @@ impl From<OperateError> for Failure {
     fn from(error: OperateError) -> Self {
         match error {
             OperateError::Outbox(error) => error.into(),
-            OperateError::NotHeld(_) | OperateError::Behind { .. } => Self::usage(error),
+            OperateError::NotHeld(_) | OperateError::SeveralHeld { .. } | OperateError::Behind { .. } => {
+                Self::usage(error)
+            }
         }
     }
 }

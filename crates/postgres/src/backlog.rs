@@ -1,11 +1,14 @@
 //! What is undelivered, from the tables.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use outboxd_engine::{Backlog, OutboxError};
-use sqlx::Row;
+use sqlx::{Row, SqlStr};
 
+use crate::held::WALKED_MAX;
 use crate::outbox::PostgresOutbox;
+use crate::session::Session;
 
 /// Messages are counted exactly up to so many.
 const EXACT_MAX: i64 = 10_000;
@@ -19,22 +22,41 @@ impl PostgresOutbox {
         let row = call.row(sqlx::query(self.sql.backlog.clone()).bind(EXACT_MAX)).await?;
         let messages: i64 = call.value(row.try_get("messages"))?;
         let oldest_age_us: Option<i64> = call.value(row.try_get("oldest_age_us"))?;
-        let rows = call.rows(sqlx::query(self.sql.backlog_held.clone())).await?;
-        let mut held = Vec::with_capacity(rows.len());
-        for row in &rows {
-            let messages: i64 = call.value(row.try_get("messages"))?;
-            held.push((
-                call.value(row.try_get("state"))?,
-                call.value(row.try_get("reason"))?,
-                u64::try_from(messages).unwrap_or(0),
-            ));
-        }
         call.done();
+        let held = held_by_reason(session, &self.sql.backlog_held).await?;
         let oldest_age_us = u64::try_from(oldest_age_us.unwrap_or(0)).unwrap_or(0);
         Ok(Backlog {
             messages: u64::try_from(messages).unwrap_or(0),
             oldest_age: Duration::from_micros(oldest_age_us),
             held,
         })
+    }
+}
+
+/// How many messages are held, by state and reason, page by page: there may be millions.
+pub(crate) async fn held_by_reason(
+    session: &Session,
+    backlog_held: &SqlStr,
+) -> Result<Vec<(String, String, u64)>, OutboxError> {
+    let mut held = BTreeMap::new();
+    let mut from = i64::MIN;
+    loop {
+        let mut call = session.call("count held messages").await?;
+        let rows = call.rows(sqlx::query(backlog_held.clone()).bind(from).bind(WALKED_MAX)).await?;
+        let mut walked = 0;
+        for row in &rows {
+            let messages: i64 = call.value(row.try_get("messages"))?;
+            let word = (call.value(row.try_get("state"))?, call.value(row.try_get("reason"))?);
+            *held.entry(word).or_insert(0) += u64::try_from(messages).unwrap_or(0);
+            from = from.max(call.value(row.try_get("last"))?);
+            walked += messages;
+        }
+        call.done();
+        if walked < WALKED_MAX {
+            return Ok(held
+                .into_iter()
+                .map(|((state, reason), messages)| (state, reason, messages))
+                .collect());
+        }
     }
 }

@@ -3,14 +3,16 @@
 //! A session advisory lock says that the leader is alive: it goes when its session goes. Epoch and nonce in the cursor
 //! row keep it safe: every settle names both. The bump commits synchronously, and cursor and held keys are read after it.
 
-use outboxd_core::{CatchUp, Cursor, KeyHash, Seq, Snapshot};
-use outboxd_engine::{HeldCount, OutboxError, Start, Term};
+use outboxd_core::{CatchUp, Cursor, Seq, Snapshot};
+use outboxd_engine::{OutboxError, Start, Term};
 use sqlx::postgres::PgRow;
 use sqlx::{Row, SqlSafeStr};
 use uuid::Uuid;
 
+use crate::held::Walk;
 use crate::migrate::{SCHEMA_VERSION, SCHEMA_VERSION_MIN};
 use crate::outbox::{Memory, PostgresOutbox};
+use crate::row_security::Hidden;
 use crate::session::{Call, CallError, pooled_by_transaction};
 
 /// First key of the advisory lock of the lead, "obld" in ASCII; the second is the oid of the message table.
@@ -19,6 +21,11 @@ pub const LEAD_LOCK: i32 = 0x6f62_6c64;
 impl PostgresOutbox {
     pub(crate) async fn take_lead(&self) -> Result<Option<Term>, OutboxError> {
         let mut call = self.lead_session.call("take the lead").await?;
+        // First: a cursor that this role does not see is not missing.
+        let hidden = Hidden::tables(&mut call, self.sql.row_security.clone()).await?;
+        if let Some((finding, remedy)) = Hidden::told(&hidden) {
+            return Err(OutboxError::Refused { finding, remedy });
+        }
         let row = call.row(sqlx::query(self.sql.lead_verify.clone())).await?;
         let verified = call.value(Verified::read(&row))?;
         verified.judge()?;
@@ -68,12 +75,18 @@ impl PostgresOutbox {
             return Err(OutboxError::Fenced);
         };
         let (cursor, bound, actions) = call.value(stored_cursor(first))?;
-        let held = call.value(held_counts(&rows))?;
         call.done();
+        let mut walk = Walk::default();
+        while !walk.is_complete() {
+            // On the session that a crash of the server would take with it.
+            let call = self.lead_session.call_if_open("count held messages").await?;
+            walk.go_on(call, self.sql.held_counts.clone()).await?;
+        }
+        let (held, unblocked) = walk.counts();
         self.open_for_term().await?;
         let mut memory = self.memory();
         memory.bounds = crate::outbox::Bounds::default();
-        memory.held = crate::held::HeldMemory::default();
+        memory.held.walked(actions, unblocked);
         if let Some(bound) = bound {
             memory.bounds.learn(cursor.high, bound);
         }
@@ -124,26 +137,26 @@ impl PostgresOutbox {
 #[derive(Debug)]
 struct Verified {
     schema_version: Option<i32>,
-    high: i64,
+    encoding: String,
+    high: Option<i64>,
     is_same_cluster: bool,
     is_in_the_past: bool,
     sequence_cache: Option<i64>,
     sequence_last: Option<i64>,
     sequence_is_readable: bool,
-    sees_every_row: bool,
 }
 
 impl Verified {
     fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             schema_version: row.try_get("schema_version")?,
+            encoding: row.try_get("encoding")?,
             high: row.try_get("high")?,
             is_same_cluster: row.try_get("is_same_cluster")?,
             is_in_the_past: row.try_get("is_in_the_past")?,
             sequence_cache: row.try_get("sequence_cache")?,
             sequence_last: row.try_get("sequence_last")?,
             sequence_is_readable: row.try_get::<Option<bool>, _>("sequence_is_readable")?.unwrap_or(false),
-            sees_every_row: row.try_get("sees_every_row")?,
         })
     }
 
@@ -165,6 +178,12 @@ impl Verified {
                 remedy,
             );
         }
+        let Some(high) = self.high else {
+            return refused(NO_CURSOR.0.into(), NO_CURSOR.1);
+        };
+        if let Some((finding, remedy)) = encoding_refusal(&self.encoding) {
+            return refused(finding, remedy);
+        }
         if !self.is_same_cluster || !self.is_in_the_past {
             return Err(foreign());
         }
@@ -175,24 +194,33 @@ impl Verified {
                  `alter table <schema>.message alter column seq set cache 1`",
             );
         }
-        if self.sequence_is_readable && self.sequence_last.unwrap_or(0) < self.high {
+        if self.sequence_is_readable && self.sequence_last.unwrap_or(0) < high {
             return refused(
                 format!(
-                    "the sequence of outbox messages stands at {}, behind the cursor at {}: new messages would count as dispatched",
+                    "the sequence of outbox messages stands at {}, behind the cursor at {high}: new messages would count as dispatched",
                     self.sequence_last.unwrap_or(0),
-                    self.high
                 ),
                 "set it past the cursor: `select setval(pg_get_serial_sequence('<schema>.message', 'seq'), <cursor>)`",
             );
         }
-        if !self.sees_every_row {
-            return refused(
-                "row security hides messages from this role in silence".into(),
-                "`create policy outboxd on <schema>.message to <relay role> using (true)`",
-            );
-        }
         Ok(())
     }
+}
+
+/// What is said of a missing cursor, and what to do.
+pub(crate) const NO_CURSOR: (&str, &str) = (
+    "the cursor row is missing",
+    "restore it from a backup of this cluster: without it nobody knows what has been dispatched",
+);
+
+/// A database without an encoding holds any bytes as text, and one key that is not UTF-8 would stop everything.
+pub(crate) fn encoding_refusal(encoding: &str) -> Option<(String, &'static str)> {
+    (encoding == "SQL_ASCII").then(|| {
+        (
+            "the database has encoding SQL_ASCII: its text may be no UTF-8, and such a message could not be read".to_owned(),
+            "move the outbox to a database with a real encoding: `create database .. encoding 'UTF8' template template0`",
+        )
+    })
 }
 
 /// The cursor was settled in another cluster.
@@ -224,20 +252,6 @@ fn stored_cursor(row: &PgRow) -> Result<(Cursor, Option<u64>, i64), sqlx::Error>
     Ok((cursor, row.try_get::<&str, _>("xid_bound")?.parse().ok(), row.try_get("actions")?))
 }
 
-/// Counts per key from rows that have `key_hash` and `messages`, NULL where there are none.
-pub(crate) fn held_counts(rows: &[PgRow]) -> Result<Vec<HeldCount>, sqlx::Error> {
-    let mut held = Vec::with_capacity(rows.len());
-    for row in rows {
-        let key_hash: Option<i64> = row.try_get("key_hash")?;
-        let messages: Option<i64> = row.try_get("messages")?;
-        if let Some((key_hash, messages)) = key_hash.zip(messages) {
-            let messages = u32::try_from(messages).unwrap_or(u32::MAX);
-            held.push(HeldCount { key_hash: KeyHash::from_i64(key_hash), messages });
-        }
-    }
-    Ok(held)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,13 +259,13 @@ mod tests {
     fn good() -> Verified {
         Verified {
             schema_version: Some(SCHEMA_VERSION),
-            high: 10,
+            encoding: "UTF8".into(),
+            high: Some(10),
             is_same_cluster: true,
             is_in_the_past: true,
             sequence_cache: Some(1),
             sequence_last: Some(10),
             sequence_is_readable: true,
-            sees_every_row: true,
         }
     }
 
@@ -266,7 +280,7 @@ mod tests {
     fn an_outbox_as_it_should_be_is_served() {
         good().judge().unwrap();
         Verified { sequence_last: None, sequence_is_readable: false, ..good() }.judge().unwrap();
-        Verified { sequence_last: None, high: 0, ..good() }.judge().unwrap();
+        Verified { sequence_last: None, high: Some(0), ..good() }.judge().unwrap();
     }
 
     #[test]
@@ -274,6 +288,8 @@ mod tests {
         assert!(refusal(&Verified { schema_version: None, ..good() }).contains("outboxd migrate"));
         let later = refusal(&Verified { schema_version: Some(SCHEMA_VERSION + 1), ..good() });
         assert!(later.contains(&(SCHEMA_VERSION + 1).to_string()));
+        let both = Verified { schema_version: None, high: None, ..good() };
+        assert!(refusal(&both).contains("outboxd migrate"), "a cursor of a later version may look different");
     }
 
     #[test]
@@ -284,7 +300,8 @@ mod tests {
             (Verified { sequence_cache: Some(32), ..good() }, "cache 1"),
             (Verified { sequence_last: Some(9), ..good() }, "setval"),
             (Verified { sequence_last: None, ..good() }, "setval"),
-            (Verified { sees_every_row: false, ..good() }, "create policy"),
+            (Verified { high: None, ..good() }, "restore it from a backup"),
+            (Verified { encoding: "SQL_ASCII".into(), ..good() }, "encoding 'UTF8'"),
         ] {
             let text = refusal(&verified);
             assert!(text.contains(words), "{text}");

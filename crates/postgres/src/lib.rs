@@ -9,6 +9,8 @@ pub mod schema;
 
 mod session;
 
+mod row_security;
+
 pub mod outbox;
 
 mod lead;

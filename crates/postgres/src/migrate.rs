@@ -16,6 +16,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
 use sqlx::{ConnectOptions, Connection, Row, SqlStr};
 
 use crate::schema::{RoleName, SchemaName, render, render_for_role};
+use crate::session::{CallError, address};
 
 /// The schema version that this relay was built for.
 pub const SCHEMA_VERSION: i32 = 1;
@@ -91,14 +92,22 @@ pub enum MigrateError {
         /// What was being done.
         doing: &'static str,
     },
-    /// The database refused.
+    /// The database did not answer, or the connection was lost. Try again later.
     #[error("{doing}")]
-    Database {
+    Unavailable {
         /// What was being done.
         doing: String,
         /// The cause.
         #[source]
-        source: sqlx::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The database refused; the text says who can do what about it.
+    #[error("{finding}; {remedy}")]
+    Refused {
+        /// What was being done, and what the server answered.
+        finding: String,
+        /// What to do.
+        remedy: &'static str,
     },
     /// The server is too old.
     #[error("PostgreSQL {found} is too old: the outbox needs 13 or later")]
@@ -207,7 +216,7 @@ impl Migrator {
     /// The version that is installed; `None` if there is no outbox in this schema.
     ///
     /// # Errors
-    /// [`MigrateError::Database`], [`MigrateError::Deadline`].
+    /// [`MigrateError::Unavailable`], [`MigrateError::Refused`], [`MigrateError::Deadline`].
     pub async fn installed_version(&self) -> Result<Option<i32>, MigrateError> {
         within("read schema version", async {
             let mut connection = self.connect().await?;
@@ -256,7 +265,8 @@ impl Migrator {
     }
 
     async fn connect(&self) -> Result<PgConnection, MigrateError> {
-        self.options.connect().await.map_err(database("connect to database"))
+        let doing = format!("connect to {}, as database.url says", address(&self.options));
+        self.options.connect().await.map_err(database(doing))
     }
 
     async fn apply_next(&self, connection: &mut PgConnection) -> Result<Option<Pending>, MigrateError> {
@@ -443,7 +453,34 @@ async fn missing_grants(
 }
 
 fn database(doing: impl Into<String>) -> impl FnOnce(sqlx::Error) -> MigrateError {
-    move |source| MigrateError::Database { doing: doing.into(), source }
+    move |source| {
+        let doing = doing.into();
+        let source = CallError::from(source);
+        match remedy(&source) {
+            Some(remedy) => MigrateError::Refused { finding: format!("{doing}: {source}"), remedy },
+            None => MigrateError::Unavailable { doing, source: Box::new(source) },
+        }
+    }
+}
+
+/// What to do about what the server answered; nothing if it did not answer.
+fn remedy(error: &CallError) -> Option<&'static str> {
+    Some(match error.code()? {
+        "42501" => {
+            "connect as the owner of the outbox, or, to install it, let one run `grant create on database <database> to <role>`"
+        }
+        "42P07" | "42710" | "42723" => {
+            "the schema holds something of that name already: choose another one with --schema, or move that away"
+        }
+        "42P01" | "42703" => {
+            "the schema does not hold an outbox of this version: run `outboxd migrate`, or choose another --schema"
+        }
+        "55P03" => "somebody keeps a table of the outbox locked: run it again when they are done",
+        _ => match error.remedy() {
+            Some(remedy) => remedy,
+            None => "set that right and run it again: nothing of this migration was kept",
+        },
+    })
 }
 
 /// Runs a command within the deadline. A connection that was in use then is dropped, which closes its socket; the server

@@ -13,9 +13,8 @@ mod status;
 use std::time::Duration;
 
 use outboxd_engine::{
-    AuditedAction, Finding, HeldFilter, HeldMessage, Operate, OperateError, OutboxError, OutboxStatus,
+    AuditedAction, Finding, HeldFilter, HeldId, HeldMessage, Operate, OperateError, OutboxError, OutboxStatus,
 };
-use uuid::Uuid;
 
 use crate::session::{PostgresConfig, Purpose, Session};
 
@@ -61,12 +60,20 @@ impl Operate for PostgresOperator {
         self.list_held(filter).await
     }
 
-    async fn held_retry(&self, id: Uuid, action: &AuditedAction) -> Result<(), OperateError> {
-        self.retry_held(id, action).await
+    async fn held_retry(
+        &self,
+        named: impl Into<HeldId> + Send,
+        action: &AuditedAction,
+    ) -> Result<(), OperateError> {
+        self.retry_held(named.into(), action).await
     }
 
-    async fn held_discard(&self, id: Uuid, action: &AuditedAction) -> Result<(), OperateError> {
-        self.discard_held(id, action).await
+    async fn held_discard(
+        &self,
+        named: impl Into<HeldId> + Send,
+        action: &AuditedAction,
+    ) -> Result<(), OperateError> {
+        self.discard_held(named.into(), action).await
     }
 
     fn takeover_after(&self) -> Duration {

@@ -107,6 +107,11 @@ impl PostgresConfig {
         &self.options
     }
 
+    /// Where the database is; without user and password.
+    pub(crate) fn address(&self) -> String {
+        address(&self.options)
+    }
+
     /// Says once, at start, that nobody verifies whom we talk to, if the URL asked for that.
     pub(crate) fn warn_of_unverified_tls(&self) {
         if self.unverified_tls {
@@ -130,6 +135,15 @@ impl fmt::Debug for PostgresConfig {
     }
 }
 
+/// Host, port and database.
+pub(crate) fn address(options: &PgConnectOptions) -> String {
+    let database = options.get_database().unwrap_or_default();
+    match options.get_socket() {
+        Some(socket) => format!("{}:{}/{database}", socket.display(), options.get_port()),
+        None => format!("{}:{}/{database}", options.get_host(), options.get_port()),
+    }
+}
+
 fn is_local(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     bare == "localhost"
@@ -140,6 +154,10 @@ fn is_local(host: &str) -> bool {
 /// Why a statement failed. No value of the application is in here: the server's detail, which quotes rows, is dropped.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
+    #[error("connect to {address}, as database.url says")]
+    Connect { address: String, source: Box<CallError> },
+    #[error("remedy: {remedy}")]
+    Remedied { remedy: &'static str, source: Box<CallError> },
     #[error("no answer within {0:?}")]
     Deadline(Duration),
     #[error("the server answered {code}: {message}")]
@@ -164,8 +182,33 @@ impl CallError {
     pub(crate) fn code(&self) -> Option<&str> {
         match self {
             Self::Server { code, .. } => Some(code),
+            Self::Connect { source, .. } | Self::Remedied { source, .. } => source.code(),
             _ => None,
         }
+    }
+
+    /// What an operator can do about it, if the server said something that names it.
+    pub(crate) fn remedy(&self) -> Option<&'static str> {
+        Some(match self.code()? {
+            "3D000" => "create the database, or correct the one in database.url",
+            "28000" => "create the role, let pg_hba.conf admit it, or correct the one in database.url",
+            "28P01" => "correct the password in database.url",
+            "42501" => "run `outboxd migrate grants --relay <role>` for the role that the relay connects as",
+            "42P01" | "42703" | "42883" | "3F000" => {
+                "the outbox is not installed as this version expects it: run `outboxd migrate`"
+            }
+            // Data that cannot be read stays so.
+            code if code.starts_with("22") => {
+                "text of a message is not valid in the database's encoding or has no form in UTF-8: correct the messages above \
+                 the cursor's high, and move the outbox to a database with encoding UTF8"
+            }
+            _ => return None,
+        })
+    }
+
+    /// Whether the server let nobody in under this name.
+    fn is_refused_login(&self) -> bool {
+        matches!(self.code(), Some("3D000" | "28000" | "28P01"))
     }
 
     /// At the boundary: what an operator must act on is told apart from what passes by itself.
@@ -176,20 +219,38 @@ impl CallError {
                 remedy: "PostgreSQL 13 or later is needed".into(),
             };
         }
-        match self.code() {
-            Some("42501") => OutboxError::Refused {
-                finding: format!("{doing}: {self}"),
-                remedy: "run `outboxd migrate grants --relay <role>` for the role that the relay connects as"
-                    .into(),
-            },
-            Some("42P01" | "42703" | "42883" | "3F000") => OutboxError::Refused {
-                finding: format!("{doing}: {self}"),
-                remedy: "the outbox is not installed as this version expects it: run `outboxd migrate`"
-                    .into(),
-            },
-            // Prepared statements that exist already, or no longer, were prepared on somebody else's server connection.
-            Some("42P05" | "26000") => pooled_by_transaction(),
-            _ => OutboxError::unavailable(doing, self),
+        // Prepared statements that exist already, or no longer, were prepared on somebody else's server connection.
+        if matches!(self.code(), Some("42P05" | "26000")) {
+            return pooled_by_transaction();
+        }
+        match self.remedy() {
+            // A relay that starts together with its database waits for role and database too.
+            Some(remedy) if !self.is_refused_login() => self.refused(doing, remedy),
+            Some(remedy) => {
+                OutboxError::unavailable(doing, Self::Remedied { remedy, source: Box::new(self) })
+            }
+            None => OutboxError::unavailable(doing, self),
+        }
+    }
+
+    /// As [`CallError::during`], for a command that does not wait.
+    fn during_once(self, doing: &'static str) -> OutboxError {
+        match self.remedy() {
+            Some(remedy) => self.refused(doing, remedy),
+            None => self.during(doing),
+        }
+    }
+
+    fn refused(&self, doing: &'static str, remedy: &str) -> OutboxError {
+        let chain = outboxd_engine::chain(self);
+        OutboxError::Refused { finding: format!("{doing}: {chain}"), remedy: remedy.into() }
+    }
+
+    /// With the address that it came from. What the server is, rather than where, is said without.
+    fn at(self, config: &PostgresConfig) -> Self {
+        match self {
+            Self::InRecovery | Self::ServerVersion(_) => self,
+            other => Self::Connect { address: config.address(), source: Box::new(other) },
         }
     }
 }
@@ -349,11 +410,19 @@ impl Session {
             Some(live) => live,
             None => match timeout_at(deadline, self.connect()).await {
                 Ok(Ok(live)) => live,
-                Ok(Err(error)) => return Err(error.during(doing)),
-                Err(_) => return Err(CallError::Deadline(self.config.deadline).during(doing)),
+                Ok(Err(error)) => return Err(self.not_connected(error, doing)),
+                Err(_) => return Err(self.not_connected(CallError::Deadline(self.config.deadline), doing)),
             },
         };
         Ok(Call { session: self, slot, live, generation, doing, deadline })
+    }
+
+    fn not_connected(&self, error: CallError, doing: &'static str) -> OutboxError {
+        let error = error.at(&self.config);
+        match self.purpose {
+            Purpose::Operate => error.during_once(doing),
+            Purpose::Lead | Purpose::Read | Purpose::Durable | Purpose::Rest => error.during(doing),
+        }
     }
 
     async fn connect(&self) -> Result<Live, CallError> {
@@ -409,7 +478,7 @@ pub(crate) struct Call<'s> {
 }
 
 /// A statement with its values.
-type Statement<'q> = Query<'q, Postgres, sqlx::postgres::PgArguments>;
+pub(crate) type Statement<'q> = Query<'q, Postgres, sqlx::postgres::PgArguments>;
 
 impl Call<'_> {
     /// The incarnation of the server that this connection was made to.

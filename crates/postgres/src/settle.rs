@@ -52,7 +52,6 @@ impl PostgresOutbox {
             call.done();
             return Err(OutboxError::Fenced);
         };
-        touched.held_more = call.value(row.try_get("held_more"))?;
         touched.keys.extend(call.value(row.try_get::<Vec<i64>, _>("keys_released"))?);
         call.done();
         self.memory().held.settled(touched);

@@ -17,6 +17,7 @@ pub fn reading_settings(config: &PostgresConfig) -> Vec<(&'static str, String)> 
 #[expect(missing_docs, reason = "each is documented at the head of its file")]
 #[derive(Clone, Debug)]
 pub struct Statements {
+    pub row_security: SqlStr,
     pub lead_verify: SqlStr,
     pub lead_free: SqlStr,
     pub lead_lock: SqlStr,
@@ -29,7 +30,6 @@ pub struct Statements {
     pub settle: SqlStr,
     pub held_signal: SqlStr,
     pub held_unblocked: SqlStr,
-    pub held_all: SqlStr,
     pub held_due: SqlStr,
     pub held_demote: SqlStr,
     pub held_counts: SqlStr,
@@ -44,6 +44,7 @@ impl Statements {
     #[must_use]
     pub fn new(schema: &SchemaName) -> Self {
         Self {
+            row_security: render(include_str!("sql/row_security.sql"), schema),
             lead_verify: render(include_str!("sql/lead_verify.sql"), schema),
             lead_free: render(include_str!("sql/lead_free.sql"), schema),
             lead_lock: render(include_str!("sql/lead_lock.sql"), schema),
@@ -56,7 +57,6 @@ impl Statements {
             settle: render(include_str!("sql/settle.sql"), schema),
             held_signal: render(include_str!("sql/held_signal.sql"), schema),
             held_unblocked: render(include_str!("sql/held_unblocked.sql"), schema),
-            held_all: render(include_str!("sql/held_all.sql"), schema),
             held_demote: render(include_str!("sql/held_demote.sql"), schema),
             held_due: render(include_str!("sql/held_due.sql"), schema),
             held_counts: render(include_str!("sql/held_counts.sql"), schema),

@@ -5,8 +5,8 @@ use std::time::Duration;
 use outboxd_core::{Cursor, HoldReason, HoldState, KeyHash, Seq, Snapshot};
 use outboxd_engine::operate::shown_key_hash;
 use outboxd_engine::{
-    AuditedAction, Finding, HeldFilter, HeldMessage, HoldFailure, LeaderStatus, Operate, OperateError,
-    OutboxError, OutboxStatus,
+    AuditedAction, Finding, HeldFilter, HeldId, HeldMessage, HoldFailure, LeaderStatus, Operate,
+    OperateError, OutboxError, OutboxStatus,
 };
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection, Row, SqliteConnection};
@@ -42,12 +42,14 @@ struct HeldRow {
     reason: String,
     correlation_id: Vec<u8>,
     head: Uuid,
+    head_seq: i64,
 }
 
 /// Why an action was not taken; the transaction is rolled back.
 enum NotDone {
     Failure(Failure),
     NotHeld,
+    Several(Vec<Seq>),
     Behind(Uuid),
 }
 
@@ -67,15 +69,17 @@ impl SqliteOperator {
     async fn act(
         &self,
         doing: &'static str,
-        id: Uuid,
+        named: HeldId,
         action: &AuditedAction,
         kind: Action,
     ) -> Result<(), OperateError> {
         let mut lent = self.session.lend(&self.config, doing, None).await?;
         // What was found is not a failure of the session: it is carried out of the call as a value.
         let acting = async {
-            match act(lent.connection(), id, action, kind).await {
+            let id = named.id;
+            match act(lent.connection(), named, action, kind).await {
                 Ok(()) => Ok(Ok(())),
+                Err(NotDone::Several(seqs)) => Ok(Err(OperateError::SeveralHeld { id, seqs })),
                 Err(NotDone::NotHeld) => Ok(Err(OperateError::NotHeld(id))),
                 Err(NotDone::Behind(head)) => Ok(Err(OperateError::Behind { id, head })),
                 Err(NotDone::Failure(failure)) => Err(failure),
@@ -119,12 +123,20 @@ impl Operate for SqliteOperator {
         lent.finish(DOING, outcome)
     }
 
-    async fn held_retry(&self, id: Uuid, action: &AuditedAction) -> Result<(), OperateError> {
-        self.act("retry a held message", id, action, Action::Retry).await
+    async fn held_retry(
+        &self,
+        named: impl Into<HeldId> + Send,
+        action: &AuditedAction,
+    ) -> Result<(), OperateError> {
+        self.act("retry a held message", named.into(), action, Action::Retry).await
     }
 
-    async fn held_discard(&self, id: Uuid, action: &AuditedAction) -> Result<(), OperateError> {
-        self.act("discard a held message", id, action, Action::Discard).await
+    async fn held_discard(
+        &self,
+        named: impl Into<HeldId> + Send,
+        action: &AuditedAction,
+    ) -> Result<(), OperateError> {
+        self.act("discard a held message", named.into(), action, Action::Discard).await
     }
 
     fn takeover_after(&self) -> Duration {
@@ -238,15 +250,19 @@ fn parse_failures(json: &str) -> Result<Vec<HoldFailure>, serde_json::Error> {
 /// Finds, changes and audits, in one transaction.
 async fn act(
     connection: &mut SqliteConnection,
-    id: Uuid,
+    named: HeldId,
     action: &AuditedAction,
     kind: Action,
 ) -> Result<(), NotDone> {
     let mut transaction = connection.begin_with("begin immediate").await?;
-    let held = find(&mut transaction, id).await?.ok_or(NotDone::NotHeld)?;
+    let mut found = find(&mut transaction, named).await?;
+    let held = found.pop().ok_or(NotDone::NotHeld)?;
+    if !found.is_empty() {
+        return Err(NotDone::Several(found.iter().chain([&held]).map(|held| Seq(held.seq)).collect()));
+    }
     match kind {
         Action::Retry => {
-            if held.head != id {
+            if held.head_seq != held.seq {
                 return Err(NotDone::Behind(held.head));
             }
             sqlx::query(include_str!("sql/held_retry.sql")).bind(held.seq).execute(&mut *transaction).await?;
@@ -264,7 +280,7 @@ async fn act(
     }
     sqlx::query(include_str!("sql/held_audit.sql"))
         .bind(kind.as_str())
-        .bind(id.to_string())
+        .bind(named.id.to_string())
         .bind(held.seq)
         .bind(&held.topic)
         .bind(&held.reason)
@@ -286,12 +302,14 @@ impl Action {
     }
 }
 
-async fn find(connection: &mut SqliteConnection, id: Uuid) -> Result<Option<HeldRow>, sqlx::Error> {
-    let row = sqlx::query(include_str!("sql/held_find.sql"))
-        .bind(id.to_string())
-        .fetch_optional(connection)
+/// Ascending; more than one if an application has used the id more than once.
+async fn find(connection: &mut SqliteConnection, named: HeldId) -> Result<Vec<HeldRow>, sqlx::Error> {
+    let rows = sqlx::query(include_str!("sql/held_find.sql"))
+        .bind(named.id.to_string())
+        .bind(named.seq.map(|seq| seq.0))
+        .fetch_all(connection)
         .await?;
-    row.map(|row| {
+    let found = rows.iter().map(|row| {
         let head: String = row.try_get("head")?;
         Ok(HeldRow {
             seq: row.try_get("seq")?,
@@ -300,7 +318,8 @@ async fn find(connection: &mut SqliteConnection, id: Uuid) -> Result<Option<Held
             reason: row.try_get("reason")?,
             correlation_id: row.try_get("correlation_id")?,
             head: head.parse().map_err(|error| undecodable("id", error))?,
+            head_seq: row.try_get("head_seq")?,
         })
-    })
-    .transpose()
+    });
+    found.collect()
 }

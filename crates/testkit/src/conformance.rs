@@ -354,6 +354,7 @@ macro_rules! outbox_conformance {
             holding::a_retry_that_is_not_due_keeps_its_followers_back,
             holding::an_attempt_charged_keeps_the_followers_back,
             holding::a_key_whose_messages_are_all_behind_is_unblocked,
+            holding::an_unblocked_key_goes_in_order_whatever_its_messages_wait_for,
             holding::followers_of_an_unblocked_key_go_in_order,
             holding::keys_do_not_wait_for_one_another,
             holding::messages_without_a_key_wait_for_nobody,
@@ -382,6 +383,7 @@ macro_rules! operator_conformance {
     ($make:expr) => {
         $crate::conformance_cases! { $make;
             reading::a_message_is_read_exactly_as_it_was_written,
+            reading::headers_count_towards_a_pages_bytes,
             operating::an_operator_sees_what_is_held_and_why,
             operating::the_topics_in_use_are_listed_once_and_in_order,
             operating::held_messages_can_be_filtered,

@@ -2,12 +2,11 @@
 
 use anyhow::anyhow;
 use outboxd_engine::{
-    AuditedAction, HeldFilter, HeldMessage, HoldFailure, Operate, OperateError, OutboxError,
+    AuditedAction, HeldFilter, HeldId, HeldMessage, HoldFailure, Operate, OperateError, OutboxError,
 };
 use outboxd_postgres::PostgresOperator;
 use outboxd_sqlite::SqliteOperator;
 use serde::Serialize;
-use uuid::Uuid;
 
 use crate::adapters::Adapter;
 use crate::cli::{Format, Held};
@@ -36,10 +35,17 @@ async fn decide(operator: impl Operate, command: Held) -> Result<(), Failure> {
             Ok(output::answer(list.output.output, &held, |held| as_table(held, list.limit))?)
         }
         Held::Show { id, output } => {
-            let filter = HeldFilter { id: Some(id), ..HeldFilter::default() };
-            let held = operator.held_list(&filter).await?;
-            let message = held.first().ok_or(OperateError::NotHeld(id))?;
-            Ok(output::answer(output.output, message, as_facts)?)
+            let filter = HeldFilter { id: Some(id.id), ..HeldFilter::default() };
+            let mut held = operator.held_list(&filter).await?;
+            held.retain(|message| id.seq.is_none_or(|seq| message.seq == seq));
+            match held.as_slice() {
+                [] => Err(OperateError::NotHeld(id.id).into()),
+                [message] => Ok(output::answer(output.output, message, as_facts)?),
+                several => {
+                    let seqs = several.iter().map(|message| message.seq).collect();
+                    Err(OperateError::SeveralHeld { id: id.id, seqs }.into())
+                }
+            }
         }
         Held::Retry(retry) => {
             let action = AuditedAction { who: retry.who.unwrap_or_else(os_user), why: retry.reason };
@@ -57,16 +63,16 @@ async fn decide(operator: impl Operate, command: Held) -> Result<(), Failure> {
 /// What became of each message.
 #[derive(Default)]
 struct Outcome {
-    done: Vec<Uuid>,
+    done: Vec<HeldId>,
     /// Not to be done with this message; the others are.
-    refused: Vec<(Uuid, OperateError)>,
+    refused: Vec<(HeldId, OperateError)>,
     /// The database failed, so nothing more was tried from here on.
-    failed: Option<(Uuid, OutboxError)>,
-    not_tried: Vec<Uuid>,
+    failed: Option<(HeldId, OutboxError)>,
+    not_tried: Vec<HeldId>,
 }
 
 /// Acts on each, so that one message that is gone keeps nobody from the others.
-async fn each(ids: &[Uuid], act: impl AsyncFn(Uuid) -> Result<(), OperateError>) -> Outcome {
+async fn each(ids: &[HeldId], act: impl AsyncFn(HeldId) -> Result<(), OperateError>) -> Outcome {
     let mut outcome = Outcome::default();
     for id in ids {
         if outcome.failed.is_some() {
@@ -86,7 +92,7 @@ async fn each(ids: &[Uuid], act: impl AsyncFn(Uuid) -> Result<(), OperateError>)
 #[derive(Debug, Serialize)]
 struct Acted {
     action: &'static str,
-    ids: Vec<Uuid>,
+    ids: Vec<HeldId>,
     not_done: Vec<NotDone>,
     who: String,
     why: String,
@@ -94,7 +100,7 @@ struct Acted {
 
 #[derive(Debug, Serialize)]
 struct NotDone {
-    id: Uuid,
+    id: HeldId,
     error: String,
 }
 
@@ -115,7 +121,7 @@ fn acted(
     let acted = Acted { action, ids: done, not_done, who: audited.who, why: audited.why };
     if format == Format::Json || !acted.ids.is_empty() {
         output::answer(format, &acted, |acted| {
-            let line = |id: &Uuid| match acted.action {
+            let line = |id: &HeldId| match acted.action {
                 "retry" => {
                     format!("{id} is due now: the relay publishes it, and then what waits behind it\n")
                 }

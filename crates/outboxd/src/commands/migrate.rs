@@ -127,12 +127,9 @@ fn report(
 /// Out of reach is told apart from what somebody must set right.
 fn postgres_failure(error: PostgresError) -> Failure {
     match &error {
-        PostgresError::Deadline { .. } => Failure::unavailable(error),
-        PostgresError::Database { source, .. } => match source {
-            sqlx::Error::Database(_) | sqlx::Error::Configuration(_) => Failure::config(error),
-            _unreachable => Failure::unavailable(error),
-        },
-        PostgresError::ServerTooOld { .. }
+        PostgresError::Deadline { .. } | PostgresError::Unavailable { .. } => Failure::unavailable(error),
+        PostgresError::Refused { .. }
+        | PostgresError::ServerTooOld { .. }
         | PostgresError::InRecovery
         | PostgresError::Newer { .. }
         | PostgresError::Checksum { .. }

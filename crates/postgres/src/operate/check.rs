@@ -8,7 +8,9 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use super::PostgresOperator;
+use crate::lead::{NO_CURSOR, encoding_refusal};
 use crate::migrate::{Applied, Part, SCHEMA_VERSION, SCHEMA_VERSION_MIN};
+use crate::row_security::Hidden;
 use crate::schema::render;
 use crate::session::{Call, CallError};
 
@@ -96,8 +98,15 @@ impl PostgresOperator {
             call.rows(sqlx::query(sql).persistent(false).bind(&server.role).bind(Part::Relay.word())).await?;
         let missing: Vec<String> = call.value(rows.iter().map(|row| row.try_get("missing")).collect())?;
         findings.push(installed.grants(&server.role, &missing));
-        findings.extend(installed.findings(&server.role));
-        if !missing.is_empty() {
+        let row_security = render(include_str!("../sql/row_security.sql"), schema);
+        let hidden = Hidden::tables(call, row_security).await?;
+        findings.push(match Hidden::told(&hidden) {
+            None => ok("row security", format!("{} sees every row", server.role)),
+            Some((found, remedy)) => error("row security", found, remedy),
+        });
+        findings.extend(installed.findings());
+        // A row that this role does not see is not missing.
+        if !missing.is_empty() || !hidden.is_empty() {
             return Ok(());
         }
 
@@ -110,11 +119,7 @@ impl PostgresOperator {
         let rows = call.rows(sqlx::query(sql).persistent(false)).await?;
         match rows.first() {
             Some(row) => findings.extend(call.value(CursorState::read(row))?.findings(&installed)),
-            None => findings.push(error(
-                "cursor",
-                "the cursor row is missing",
-                "restore it from a backup of this cluster: without it nobody knows what has been dispatched",
-            )),
+            None => findings.push(error("cursor", NO_CURSOR.0, NO_CURSOR.1)),
         }
         Ok(())
     }
@@ -168,6 +173,8 @@ struct Server {
     synchronous_standby_names: String,
     synchronous_standbys: i64,
     reads_all_stats: bool,
+    encoding: String,
+    open_xids: i64,
 }
 
 impl Server {
@@ -183,6 +190,8 @@ impl Server {
             synchronous_standby_names: row.try_get("synchronous_standby_names")?,
             synchronous_standbys: row.try_get("synchronous_standbys")?,
             reads_all_stats: row.try_get("reads_all_stats")?,
+            encoding: row.try_get("encoding")?,
+            open_xids: row.try_get("open_xids")?,
         })
     }
 
@@ -193,10 +202,19 @@ impl Server {
             // The session refuses both before anything is asked.
             ok("server version", &self.version),
             ok("recovery", "not in recovery"),
+            self.encoding(),
             self.durability(),
             self.standbys(),
             self.idle_sessions(),
         ]
+    }
+
+    fn encoding(&self) -> Finding {
+        const CHECK: &str = "encoding";
+        match encoding_refusal(&self.encoding) {
+            None => ok(CHECK, &self.encoding),
+            Some((found, remedy)) => error(CHECK, found, remedy),
+        }
     }
 
     fn durability(&self) -> Finding {
@@ -266,6 +284,10 @@ impl Holder {
     }
 }
 
+/// What to do about whoever holds vacuum back for long.
+const END_IT: &str = "end it: dead versions of the cursor pile up and every settle gets slower \
+    (pg_terminate_backend, rollback prepared, pg_drop_replication_slot)";
+
 fn horizon(holder: Option<&Holder>, server: &Server) -> Finding {
     const CHECK: &str = "oldest xmin";
     let hidden = if server.reads_all_stats {
@@ -276,23 +298,27 @@ fn horizon(holder: Option<&Holder>, server: &Server) -> Finding {
             server.role
         )
     };
-    let Some(holder) = holder else {
-        return ok(CHECK, format!("nobody holds vacuum back{hidden}"));
+    let is_behind = |holder: &&Holder| i64::from(holder.xids.unwrap_or(0)) >= server.open_xids;
+    let Some(holder) = holder.filter(|holder| server.reads_all_stats || is_behind(holder)) else {
+        if server.reads_all_stats {
+            return ok(CHECK, "nobody holds vacuum back");
+        }
+        // Every role sees how old the oldest one that writes is, though not whose it is.
+        let found = format!(
+            "the oldest transaction that writes holds back {} transactions{hidden}",
+            server.open_xids
+        );
+        return if server.open_xids > i64::from(HORIZON_XIDS_MAX) {
+            warning(CHECK, found, END_IT)
+        } else {
+            ok(CHECK, found)
+        };
     };
     let since = holder.seconds.map_or_else(String::new, |seconds| format!(" for {seconds:.0} s"));
     let xids = holder.xids.unwrap_or(0);
     let found = format!("{} holds back {xids} transactions{since}{hidden}", holder.what);
     let too_long = holder.seconds.map_or(xids > HORIZON_XIDS_MAX, |seconds| seconds > HORIZON_SECONDS_MAX);
-    if too_long {
-        warning(
-            CHECK,
-            found,
-            "end it: dead versions of the cursor pile up and every settle gets slower \
-             (pg_terminate_backend, rollback prepared, pg_drop_replication_slot)",
-        )
-    } else {
-        ok(CHECK, found)
-    }
+    if too_long { warning(CHECK, found, END_IT) } else { ok(CHECK, found) }
 }
 
 /// What the catalog says of the outbox.
@@ -300,7 +326,7 @@ fn horizon(holder: Option<&Holder>, server: &Server) -> Finding {
 struct Installed {
     message_table: String,
     missing_indexes: Option<String>,
-    sees_every_row: bool,
+    fills_in: bool,
     may_alter_intents: bool,
     sequence_cache: Option<i64>,
 }
@@ -310,7 +336,7 @@ impl Installed {
         Ok(Self {
             message_table: row.try_get("message_table")?,
             missing_indexes: row.try_get("missing_indexes")?,
-            sees_every_row: row.try_get("sees_every_row")?,
+            fills_in: row.try_get("fills_in")?,
             may_alter_intents: row.try_get("may_alter_intents")?,
             sequence_cache: row.try_get("sequence_cache")?,
         })
@@ -337,22 +363,13 @@ impl Installed {
         ok(CHECK, format!("{role} has what the relay needs and cannot alter intents"))
     }
 
-    fn findings(&self, role: &str) -> Vec<Finding> {
+    fn findings(&self) -> Vec<Finding> {
         let table = &self.message_table;
-        let rows = if self.sees_every_row {
-            ok("row security", format!("{role} sees every message"))
-        } else {
-            error(
-                "row security",
-                format!("row security on {table} hides messages from {role} in silence"),
-                format!("`create policy outboxd on {table} to \"{role}\" using (true)`"),
-            )
-        };
         let indexes = match &self.missing_indexes {
-            None => ok("indexes", "the page's indexes are valid"),
+            None => ok("indexes", "those that the relay needs are valid"),
             Some(missing) => error(
                 "indexes",
-                format!("missing or not valid: {missing}"),
+                format!("missing, not valid or on other columns: {missing}"),
                 "create them again as migrations/postgres has them, with `create index concurrently`",
             ),
         };
@@ -367,7 +384,20 @@ impl Installed {
                 format!("`alter table {table} alter column seq set cache 1`"),
             ),
         };
-        vec![rows, indexes, cache]
+        let trigger = if self.fills_in {
+            ok("trigger", "fill_in treats NULL in id and correlation_id as not set")
+        } else {
+            error(
+                "trigger",
+                format!(
+                    "fill_in on {table} is missing or disabled: writers that send NULL for what they leave out fail"
+                ),
+                format!(
+                    "`alter table {table} enable trigger fill_in`, or create it again as migrations/postgres has it"
+                ),
+            )
+        };
+        vec![indexes, trigger, cache]
     }
 }
 
@@ -486,6 +516,8 @@ mod tests {
             synchronous_standby_names: String::new(),
             synchronous_standbys: 0,
             reads_all_stats: true,
+            encoding: "UTF8".into(),
+            open_xids: 0,
         }
     }
 
@@ -524,7 +556,15 @@ mod tests {
         assert_eq!(horizon(Some(&holder(3, None)), &server()).severity, Severity::Ok);
         assert_eq!(horizon(Some(&holder(5_000_000, None)), &server()).severity, Severity::Warning);
         let blind = Server { reads_all_stats: false, ..server() };
-        assert!(horizon(None, &blind).found.contains("grant pg_read_all_stats"));
+        let unseen = horizon(None, &blind);
+        assert!(
+            unseen.found.contains("grant pg_read_all_stats") && !unseen.found.contains("nobody"),
+            "{unseen:?}"
+        );
+        let old = Server { open_xids: 2_000_000, ..blind };
+        let unseen = horizon(None, &old);
+        assert_eq!(unseen.severity, Severity::Warning);
+        assert!(unseen.found.contains("holds back 2000000 transactions"), "{unseen:?}");
     }
 
     #[test]

@@ -2,15 +2,18 @@
 
 use outboxd_core::{HoldReason, HoldState, KeyHash, Seq};
 use outboxd_engine::operate::shown_key_hash;
-use outboxd_engine::{AuditedAction, HeldFilter, HeldMessage, HoldFailure, OperateError, OutboxError};
-use sqlx::Row;
+use outboxd_engine::{
+    AuditedAction, HeldFilter, HeldId, HeldMessage, HoldFailure, OperateError, OutboxError,
+};
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
+use sqlx::{Row, SqlStr};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::PostgresOperator;
 use crate::schema::render;
+use crate::session::Statement;
 
 impl PostgresOperator {
     pub(super) async fn list_held(&self, filter: &HeldFilter) -> Result<Vec<HeldMessage>, OutboxError> {
@@ -32,29 +35,42 @@ impl PostgresOperator {
         Ok(messages)
     }
 
-    pub(super) async fn retry_held(&self, id: Uuid, action: &AuditedAction) -> Result<(), OperateError> {
+    pub(super) async fn retry_held(&self, named: HeldId, action: &AuditedAction) -> Result<(), OperateError> {
         let mut call = self.session.call("retry held message").await?;
         let sql = render(include_str!("../sql/operate_held_retry.sql"), &self.config.schema);
-        let row =
-            call.row(sqlx::query(sql).persistent(false).bind(id).bind(&action.who).bind(&action.why)).await?;
-        let is_held: bool = call.value(row.try_get("is_held"))?;
+        let row = call.row(acting(sql, named, action)).await?;
+        let seqs = call.value(row.try_get("seqs"))?;
         let behind: Option<Uuid> = call.value(row.try_get("behind"))?;
         call.done();
-        match (is_held, behind) {
-            (false, _) => Err(OperateError::NotHeld(id)),
-            (true, Some(head)) => Err(OperateError::Behind { id, head }),
-            (true, None) => Ok(()),
-        }
+        the_only(named.id, seqs)?;
+        behind.map_or(Ok(()), |head| Err(OperateError::Behind { id: named.id, head }))
     }
 
-    pub(super) async fn discard_held(&self, id: Uuid, action: &AuditedAction) -> Result<(), OperateError> {
+    pub(super) async fn discard_held(
+        &self,
+        named: HeldId,
+        action: &AuditedAction,
+    ) -> Result<(), OperateError> {
         let mut call = self.session.call("discard held message").await?;
         let sql = render(include_str!("../sql/operate_held_discard.sql"), &self.config.schema);
-        let row =
-            call.row(sqlx::query(sql).persistent(false).bind(id).bind(&action.who).bind(&action.why)).await?;
-        let was_held: bool = call.value(row.try_get("was_held"))?;
+        let row = call.row(acting(sql, named, action)).await?;
+        let seqs = call.value(row.try_get("seqs"))?;
         call.done();
-        if was_held { Ok(()) } else { Err(OperateError::NotHeld(id)) }
+        the_only(named.id, seqs)
+    }
+}
+
+fn acting<'a>(sql: SqlStr, named: HeldId, action: &'a AuditedAction) -> Statement<'a> {
+    let seq = named.seq.map(|seq| seq.0);
+    sqlx::query(sql).persistent(false).bind(named.id).bind(&action.who).bind(&action.why).bind(seq)
+}
+
+/// Nothing was done unless exactly one message was found.
+fn the_only(id: Uuid, seqs: Vec<i64>) -> Result<(), OperateError> {
+    match seqs.len() {
+        0 => Err(OperateError::NotHeld(id)),
+        1 => Ok(()),
+        _ => Err(OperateError::SeveralHeld { id, seqs: seqs.into_iter().map(Seq).collect() }),
     }
 }
 

@@ -8,9 +8,9 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use super::PostgresOperator;
+use crate::backlog::held_by_reason;
 use crate::lead::LEAD_LOCK;
 use crate::schema::render;
-use crate::session::Call;
 
 /// Messages are counted exactly up to so many.
 const EXACT_MAX: i64 = 10_000;
@@ -39,27 +39,17 @@ impl PostgresOperator {
         let sql = render(include_str!("../sql/operate_status.sql"), &self.config.schema);
         let row = call.row(sqlx::query(sql).persistent(false).bind(i64::from(LEAD_LOCK))).await?;
         let status = call.value(status(&row))?;
-        let backlog = self.read_backlog(&mut call).await?;
-        call.done();
-        Ok(status.with_backlog(backlog))
-    }
-
-    async fn read_backlog(&self, call: &mut Call<'_>) -> Result<Backlog, OutboxError> {
         let sql = render(include_str!("../sql/backlog.sql"), &self.config.schema);
         let row = call.row(sqlx::query(sql).persistent(false).bind(EXACT_MAX)).await?;
         let messages: i64 = call.value(row.try_get("messages"))?;
         let oldest_age_us: Option<i64> = call.value(row.try_get("oldest_age_us"))?;
+        call.done();
         let sql = render(include_str!("../sql/backlog_held.sql"), &self.config.schema);
-        let rows = call.rows(sqlx::query(sql).persistent(false)).await?;
-        let held = rows.iter().map(|row| {
-            let messages: i64 = row.try_get("messages")?;
-            Ok((row.try_get("state")?, row.try_get("reason")?, u64::try_from(messages).unwrap_or(0)))
-        });
-        Ok(Backlog {
+        Ok(status.with_backlog(Backlog {
             messages: u64::try_from(messages).unwrap_or(0),
             oldest_age: Duration::from_micros(u64::try_from(oldest_age_us.unwrap_or(0)).unwrap_or(0)),
-            held: call.value(held.collect())?,
-        })
+            held: held_by_reason(&self.session, &sql).await?,
+        }))
     }
 }
 

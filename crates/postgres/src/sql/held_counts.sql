@@ -1,13 +1,11 @@
--- How many messages are held per key, and which operator action is the last that these counts reflect? At least one row.
-select a.actions, h.key_hash, h.messages
+-- The held messages above $1, at most $2 of them: the hash of each key, and the hashes of those that block their key. One row;
+-- `last` is NULL behind the end.
+-- held_pkey serves it: messages lie in the table in about this order, while hashes would lead to a block of the table each.
+select
+  count(*) as messages,
+  max(h.seq) as last,
+  coalesce(array_agg(h.key_hash) filter (where h.key_hash is not null), '{}') as keys,
+  coalesce(array_agg(h.key_hash) filter (where h.key_hash is not null and h.state <> 'behind'), '{}') as blocked
 from (
-  select coalesce(max(r.last), 0) * 128 + count(r.action) as actions
-  from (
-    select t.action, m.last
-    from (select max(t.action) as last from outbox.held_action t) m
-    join outbox.held_action t on t.action > m.last - 100
-  ) r
-) a
-left join (
-  select h.key_hash, count(*) as messages from outbox.held h where h.key_hash is not null group by h.key_hash
-) h on true
+  select i.seq, i.key_hash, i.state from outbox.held i where i.seq > $1 order by i.seq limit $2
+) h

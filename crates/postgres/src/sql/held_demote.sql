@@ -1,15 +1,28 @@
--- Puts messages that are due, but blocked by the first held message of their key, behind it: among the first $2 that are due, of
+-- Puts messages that are due, but blocked by the first held message of their key, behind it: among $2 that are due, of
 -- topics other than $1. They are due again when nothing blocks their key, which may be at once: hence the keys. Without this a
 -- message that was parked when its topic came back would leave thousands that are for ever due and never to be released, and a
 -- follower whose own follower waits for the topic would never count as unblocked.
--- held_pkey serves the walk, held_key_hash_seq the probe.
-with scanned as materialized (
-  select h.seq, h.key_hash
-  from outbox.held h
-  where h.topic <> all ($1::text[])
-    and h.state in ('retry', 'topic')
-    and coalesce(h.due_at <= now(), true)
-  order by h.seq
+-- held_topic_seq serves the walk of each topic, held_key_hash_seq the probe.
+with recursive topics (topic) as (
+  (select h.topic from outbox.held h where h.state in ('retry', 'topic') order by h.topic limit 1)
+  union all
+  select (select h.topic from outbox.held h where h.state in ('retry', 'topic') and h.topic > t.topic order by h.topic limit 1)
+  from topics t
+  where t.topic is not null
+), scanned as materialized (
+  select d.seq, d.key_hash
+  from topics t
+  cross join lateral (
+    select w.seq, w.key_hash
+    from outbox.held w
+    -- As rows, so that only held_topic_seq fits.
+    where (w.topic, w.seq) >= (t.topic, -9223372036854775808) and (w.topic, w.seq) <= (t.topic, 9223372036854775807)
+      and w.state in ('retry', 'topic')
+      and coalesce(w.due_at <= now(), true)
+    order by w.topic, w.seq
+    limit $2
+  ) d
+  where t.topic <> all ($1::text[])
   limit $2
 ), demoted as (
   update outbox.held h

@@ -2,22 +2,58 @@
 -- due, or has failed before (that one must be answered first). $1: topics that cannot be written to, $2: keys whose followers
 -- may go, $3 messages and $4 bytes: the limits.
 --
--- Candidates are due, and the first message of their key does not block them: one probe of held_key_hash_seq each, for the first
--- $5 that are due (what is due and blocked for long, held_demote.sql puts behind). Another message between the first one and them
--- may block them too: it is looked for once per key, over candidates alone, because whatever precedes it there is due. So a key
--- with many followers costs no more than a page.
-with unblocked as materialized (
+-- What is looked at, about $5 messages: of each topic that can be written to the first that are due (held_topic_seq), and of each
+-- key of $2 the first, whatever their state (held_key_hash_seq). Each is complete up to its last message: nothing that may go
+-- before one of its key is left out (a key has one topic, and one of $2 comes from there alone).
+--
+-- Candidates are due, and the first message of their key does not block them: one probe of held_key_hash_seq each (what is due
+-- and blocked for long, held_demote.sql puts behind). Another message between the first one and them may block them too: it
+-- is looked for once per key, over candidates alone, because whatever precedes it there is due. So a key with many
+-- followers costs no more than a page.
+with recursive unblocked as materialized (
   select k.key_hash from unnest($2::bigint[]) as k (key_hash)
+), topics (topic) as (
+  (select h.topic from outbox.held h where h.state in ('retry', 'topic') order by h.topic limit 1)
+  union all
+  select (select h.topic from outbox.held h where h.state in ('retry', 'topic') and h.topic > t.topic order by h.topic limit 1)
+  from topics t
+  where t.topic is not null
 ), scanned as materialized (
   select h.seq, h.key_hash, h.attempts
-  from outbox.held h
-  where h.topic <> all ($1::text[])
-    and case h.state
-      when 'retry' then coalesce(h.due_at <= now(), true)
-      when 'topic' then coalesce(h.due_at <= now(), true)
-      when 'behind' then h.key_hash in (select u.key_hash from unblocked u)
-      else false
-    end
+  from (
+    select d.seq, d.key_hash, d.attempts
+    from topics t
+    cross join lateral (
+      select w.seq, w.key_hash, w.attempts
+      from outbox.held w
+      -- As rows, so that only held_topic_seq fits.
+      where (w.topic, w.seq) >= (t.topic, -9223372036854775808) and (w.topic, w.seq) <= (t.topic, 9223372036854775807)
+        and w.state in ('retry', 'topic')
+        and coalesce(w.due_at <= now(), true)
+        and (w.key_hash is null or w.key_hash not in (select u.key_hash from unblocked u))
+      order by w.topic, w.seq
+      limit $5
+    ) d
+    where t.topic <> all ($1::text[])
+    union all
+    select f.seq, f.key_hash, f.attempts
+    from unblocked u
+    cross join lateral (
+      select w.seq, w.key_hash, w.attempts, w.topic, w.state, w.due_at
+      from outbox.held w
+      where (w.key_hash, w.seq) >= (u.key_hash, -9223372036854775808) and (w.key_hash, w.seq) <= (u.key_hash, 9223372036854775807)
+      order by w.key_hash, w.seq
+      -- The fewer keys, the more of each.
+      limit (select greatest($5 / greatest(count(*), 1), 1) from unblocked)
+    ) f
+    where f.topic <> all ($1::text[])
+      and case f.state
+        when 'retry' then coalesce(f.due_at <= now(), true)
+        when 'topic' then coalesce(f.due_at <= now(), true)
+        when 'behind' then true
+        else false
+      end
+  ) h
   order by h.seq
   limit $5
 ), candidate as materialized (
@@ -72,7 +108,7 @@ with unblocked as materialized (
     where b.seq is null or c.seq <= b.seq
   ) d
   cross join lateral (
-    select coalesce(octet_length(m.payload), 0) + coalesce(octet_length(m.key), 0) + coalesce(pg_column_size(m.headers), 0) as bytes
+    select coalesce(octet_length(m.payload), 0) + coalesce(octet_length(m.key), 0) + coalesce(octet_length(m.headers::text), 0) as bytes
     from outbox.message m
     where m.seq = d.seq
   ) m

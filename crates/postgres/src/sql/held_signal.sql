@@ -1,13 +1,26 @@
--- Is a held message due now? Asked a few times a second, for topics other than $1. Messages that wait for their topic are looked at
--- only if $2 says that the answer may have changed: there may be many, all of topics that cannot be written to.
--- held_due_at serves both halves of `due`, held_action_pkey the rest.
+-- Is a held message due now? Asked a few times a second, for topics other than $1: two probes of held_topic_due for each topic of
+-- messages that may be due. A topic that cannot be written to may have a million of them, which are not looked at.
+with recursive topics (topic) as (
+  (select h.topic from outbox.held h where h.state in ('retry', 'topic') order by h.topic limit 1)
+  union all
+  select (select h.topic from outbox.held h where h.state in ('retry', 'topic') and h.topic > t.topic order by h.topic limit 1)
+  from topics t
+  where t.topic is not null
+)
 select
+  -- Exact up to a hundred: more is not asked for.
+  (select count(*) from (select from outbox.held h order by h.seq limit 100) first) as messages,
   exists (
-    select from outbox.held h where h.state in ('retry', 'topic') and h.due_at <= now() and h.topic <> all ($1::text[])
+    select
+    from topics t
+    where t.topic <> all ($1::text[])
+      -- Each a probe; as `exists` they would be hashed, and all that is due be read for that.
+      and coalesce(
+        (select true from outbox.held h where h.topic = t.topic and h.state in ('retry', 'topic') and h.due_at <= now() limit 1),
+        -- These wait for nothing but their topic.
+        (select true from outbox.held h where h.topic = t.topic and h.state in ('retry', 'topic') and h.due_at is null limit 1),
+        false)
   ) as due,
-  $2 and exists (
-    select from outbox.held h where h.state in ('retry', 'topic') and h.due_at is null and h.topic <> all ($1::text[])
-  ) as topic_due,
   -- Operators' transactions may commit in another order than they took their numbers: see lead_start.sql.
   (
     select coalesce(max(r.last), 0) * 128 + count(r.action)

@@ -1,6 +1,7 @@
--- Where does dispatching start, and which keys have held messages? One row per such key, at least one; none if the term
--- ($1 epoch, $2 nonce) is over. One statement, so that the counts and the number of operator actions belong together.
-select c.high, c.seen::text as seen, c.pos, c.until::text as until, c.xid_bound::text as xid_bound, a.actions, h.key_hash, h.messages
+-- Where does dispatching start, and which operator action was the last one? No row if the term ($1 epoch, $2 nonce) is over. One
+-- row each of the cursor and of the newest actions (held_action_pkey).
+-- What is held is read after this, page by page (held_counts.sql): an action that comes in between is then a later one.
+select c.high, c.seen::text as seen, c.pos, c.until::text as until, c.xid_bound::text as xid_bound, a.actions
 from outbox.cursor c
 cross join (
   -- Operators' transactions may commit in another order than they took their numbers: the count of the last hundred changes when
@@ -12,7 +13,4 @@ cross join (
     join outbox.held_action t on t.action > m.last - 100
   ) r
 ) a
-left join (
-  select h.key_hash, count(*) as messages from outbox.held h where h.key_hash is not null group by h.key_hash
-) h on true
 where c.singleton and c.epoch = $1 and c.nonce = $2

@@ -1,20 +1,30 @@
 -- What stands in the catalog where the outbox should be? Needs no grant. No row: there is no outbox in this schema.
 select
   m.oid::regclass::text as message_table,
-  -- Names of the indexes that the page needs and that are not there, or not valid.
+  -- Names of the indexes that the relay's statements need and that are not there, not valid, or on something else.
   (select pg_catalog.string_agg(wanted.name, ', ' order by wanted.name)
-   from pg_catalog.unnest(array['message_pkey', 'message_xid_seq']) as wanted(name)
+   from (values
+     ('message', 'message_pkey', 'btree (seq)'),
+     ('message', 'message_xid_seq', 'btree (xid, seq)'),
+     ('held', 'held_pkey', 'btree (seq)'),
+     ('held', 'held_key_hash_seq', 'btree (key_hash, seq)'),
+     ('held', 'held_topic_due', 'btree (topic, due_at) WHERE '),
+     ('held', 'held_topic_seq', 'btree (topic, seq) WHERE ')) as wanted(relation, name, on_what)
    where not exists (
-     select from pg_catalog.pg_index i join pg_catalog.pg_class x on x.oid = i.indexrelid
-     where i.indrelid = m.oid and x.relname = wanted.name and i.indisvalid)) as missing_indexes,
-  -- Row security without a policy that shows everything hides rows in silence.
-  not pg_catalog.row_security_active(m.oid) or exists (
-    select from pg_catalog.pg_policy p
-    where p.polrelid = m.oid and p.polpermissive and p.polcmd in ('r', '*')
-      and (p.polroles = '{0}' or exists (
-        select from pg_catalog.unnest(p.polroles) as r(role) where pg_catalog.pg_has_role(r.role, 'usage')))
-      and pg_catalog.pg_get_expr(p.polqual, p.polrelid) = 'true'
-  ) as sees_every_row,
+     select
+     from pg_catalog.pg_class t
+     join pg_catalog.pg_index i on i.indrelid = t.oid
+     join pg_catalog.pg_class x on x.oid = i.indexrelid
+     where t.relnamespace = m.relnamespace and t.relname = wanted.relation and x.relname = wanted.name and i.indisvalid
+       -- A WHERE is not compared: servers write it in their own ways.
+       and case when i.indpred is null
+         then pg_catalog.split_part(pg_catalog.pg_get_indexdef(x.oid), ' USING ', 2) = wanted.on_what
+         else pg_catalog.starts_with(pg_catalog.split_part(pg_catalog.pg_get_indexdef(x.oid), ' USING ', 2), wanted.on_what)
+       end)) as missing_indexes,
+  -- Fills in what ORMs send as NULL. Enabled for sessions that replicate nothing.
+  exists (
+    select from pg_catalog.pg_trigger g where g.tgrelid = m.oid and g.tgname = 'fill_in' and g.tgenabled in ('O', 'A')
+  ) as fills_in,
   pg_catalog.has_table_privilege(m.oid, 'insert') or pg_catalog.has_any_column_privilege(m.oid, 'update') as may_alter_intents,
   q.seqcache as sequence_cache
 from pg_catalog.pg_class m

@@ -16,4 +16,8 @@ select
     pg_catalog.current_setting('synchronous_commit')) as synchronous_commit,
   pg_catalog.current_setting('synchronous_standby_names') as synchronous_standby_names,
   (select count(*) from pg_catalog.pg_stat_get_wal_senders() w where w.sync_state in ('sync', 'quorum')) as synchronous_standbys,
+  pg_catalog.current_setting('server_encoding') as encoding,
+  -- How far the oldest transaction that has an xid lags behind; every role may see it.
+  (select (pg_catalog.pg_snapshot_xmax(s.now)::text::numeric - pg_catalog.pg_snapshot_xmin(s.now)::text::numeric)::bigint
+   from (select pg_catalog.pg_current_snapshot() as now) s) as open_xids,
   pg_catalog.pg_has_role('pg_read_all_stats', 'usage') as reads_all_stats

@@ -1,9 +1,12 @@
 -- Gives the held message with id $1 up for good and keeps who ($2) did it and why ($3). The intent stays until it is purged.
 -- If it was the first of its key, the next one that only waited for it becomes due. One statement, so that nothing happens
--- without its audit. Returns whether it was held.
+-- without its audit. Returns the seqs that were held under this id.
 -- Indexes: held_id, held_key_hash_seq.
-with target as materialized (
-  select h.seq from outbox.held h where h.id = $1 order by h.seq limit 1 for update
+with found as materialized (
+  select h.seq from outbox.held h where h.id = $1 and coalesce(h.seq = $4, true) order by h.seq for update
+), target as (
+  -- An application may have used an id twice: then nothing is done until one of them is named by its seq ($4).
+  select f.seq from found f where (select count(*) from found) = 1
 ), discarded as (
   delete from outbox.held h using target t where h.seq = t.seq
   returning h.id, h.seq, h.topic, h.key_hash, h.reason
@@ -23,4 +26,4 @@ with target as materialized (
   select 'discard', d.id, d.seq, d.topic, d.reason, e.correlation_id, $2, $3
   from discarded d left join outbox.envelope e on e.seq = d.seq
 )
-select exists (select from discarded) as was_held
+select array(select f.seq from found f order by f.seq) as seqs

@@ -1,10 +1,13 @@
 -- Makes the held message with id $1 due now and keeps who ($2) did it and why ($3). Its attempts stay charged. One statement, so
--- that nothing happens without its audit. Returns whether it is held, and the id of the message that it waits behind: then
+-- that nothing happens without its audit. Returns the seqs that are held under this id, and the id of the message that it waits behind: then
 -- nothing was done, because a follower is never taken out of its order.
 -- Indexes: held_id, held_key_hash_seq.
-with target as materialized (
-  -- The lock makes a settle that is under way come first. An application may have used an id twice: the earlier one is meant.
-  select h.seq, h.key_hash from outbox.held h where h.id = $1 order by h.seq limit 1 for update
+with found as materialized (
+  -- The lock makes a settle that is under way come first.
+  select h.seq, h.key_hash from outbox.held h where h.id = $1 and coalesce(h.seq = $4, true) order by h.seq for update
+), target as (
+  -- An application may have used an id twice: then nothing is done until one of them is named by its seq ($4).
+  select f.seq, f.key_hash from found f where (select count(*) from found) = 1
 ), head as materialized (
   select h.id from target t join outbox.held h on h.key_hash = t.key_hash and h.seq < t.seq order by h.seq limit 1
 ), retried as (
@@ -18,4 +21,4 @@ with target as materialized (
   select 'retry', r.id, r.seq, r.topic, r.reason, e.correlation_id, $2, $3
   from retried r left join outbox.envelope e on e.seq = r.seq
 )
-select exists (select from target) as is_held, (select head.id from head) as behind
+select array(select f.seq from found f order by f.seq) as seqs, (select head.id from head) as behind

@@ -6,6 +6,9 @@
 --   $5 bound   no message at or below high has an xid at or above this one
 --   $6 messages and $7 bytes: the limits
 --
+-- Bytes are those that the relay gets: headers as text, because pg_column_size() is what is left of them after compression. The
+-- small columns are bounded by their CHECKs, two kilobytes a message altogether, and left out.
+--
 -- Index message_xid_seq serves the late arm, message_pkey the rest. Plans must not depend on statistics (the table may have been
 -- empty when they were made), hence comparisons that only one index can serve: (xid, seq) as rows for the late arm.
 with recursive
@@ -44,7 +47,7 @@ with recursive
       cross join lateral (
         select m.seq, m.id, m.topic, m.key, m.payload, m.headers, m.partition, m.content_type, m.correlation_id,
           m.causation_id, m.traceparent, m.tracestate, m.created_at, m.xid,
-          coalesce(octet_length(m.payload), 0) + coalesce(octet_length(m.key), 0) + coalesce(pg_column_size(m.headers), 0) as bytes
+          coalesce(octet_length(m.payload), 0) + coalesce(octet_length(m.key), 0) + coalesce(octet_length(m.headers::text), 0) as bytes
         from outbox.message m
         where (m.xid, m.seq) > (u.xid, $3) and (m.xid, m.seq) <= (u.xid, $2)
         order by m.xid, m.seq
@@ -63,12 +66,12 @@ with recursive
     from late l
   ),
   -- The rest follows only when every late message is in the page, and never in a catch-up: the snapshot may not move without
-  -- the whole late arm. Its size is summed up before it is read (nothing is detoasted for that).
+  -- the whole late arm. Its size is summed up before it is read (no payload is detoasted for that).
   ahead as materialized (
     select sum(r.bytes) as bytes, bool_or(r.xid >= pg_snapshot_xmax(pg_current_snapshot())) as is_foreign
     from (
       select m.xid,
-        coalesce(octet_length(m.payload), 0) + coalesce(octet_length(m.key), 0) + coalesce(pg_column_size(m.headers), 0) as bytes
+        coalesce(octet_length(m.payload), 0) + coalesce(octet_length(m.key), 0) + coalesce(octet_length(m.headers::text), 0) as bytes
       from outbox.message m
       where m.seq > $2 and $4::text is null and (select s.complete and s.bytes < $7 from late_sum s)
       order by m.seq
@@ -117,7 +120,7 @@ from (
           select b.seq, s.bytes + sum(b.bytes) over (order by b.seq rows unbounded preceding) - b.bytes as bytes_before
           from (
             select m.seq, coalesce(octet_length(m.payload), 0) + coalesce(octet_length(m.key), 0)
-              + coalesce(pg_column_size(m.headers), 0) as bytes
+              + coalesce(octet_length(m.headers::text), 0) as bytes
             from outbox.message m
             where m.seq > $2
             order by m.seq

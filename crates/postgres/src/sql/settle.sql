@@ -55,10 +55,7 @@ with moved as (
     -- The last ten: one came, so at most one goes.
     failures = case when jsonb_array_length(h.failures || excluded.failures) > 10
       then (h.failures || excluded.failures) - 0 else h.failures || excluded.failures end
-  -- A row that was inserted has no earlier version.
-  returning h.xmax = 0 as is_new
 )
 select
-  (select count(*) from holds o where o.is_new) - (select count(*) from released) as held_more,
   array(select distinct r.key_hash from released r where r.key_hash is not null) as keys_released
 from moved m

@@ -1,7 +1,7 @@
 -- The page after the cursor: messages above `high` in order, at most ?2 of them and ?3 bytes, but at least one.
 -- ?1 high
 -- Both walks go along the primary key. The first reads sizes only (octet_length of a stored value comes from the row's
--- header), so what does not fit the page is not read. There are no late messages: SQLite has one writer at a time.
+-- header), so what does not fit the page is not read; the small columns, two kilobytes a message at most, are left out. There are no late messages: SQLite has one writer at a time.
 with sized as materialized (
   select seq, bytes, sum(bytes) over (order by seq rows unbounded preceding) as bytes_so_far
   from (

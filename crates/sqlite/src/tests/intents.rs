@@ -1,8 +1,11 @@
 //! What the application may write, and what it gets.
 
+use outboxd_core::Seq;
+use outboxd_engine::{AuditedAction, HeldId, Operate, OperateError};
 use uuid::Uuid;
 
 use super::*;
+use crate::SqliteOperator;
 
 /// The refusal's text.
 async fn refusal(shop: &Shop, columns_and_values: &str) -> String {
@@ -47,6 +50,11 @@ async fn a_bad_intent_is_refused_with_what_to_do_about_it() {
         ),
         ("(topic, payload, correlation_id) values ('a', 'x', '')", "correlation_id is empty"),
         ("(topic, payload, traceparent) values ('a', 'x', x'00')", "is not text"),
+        ("(topic, payload, correlation_id) values ('a', 'x', printf('%.*c', 257, 'x'))", "is too long"),
+        ("(topic, payload, causation_id) values ('a', 'x', printf('%.*c', 257, 'x'))", "is too long"),
+        ("(topic, payload, content_type) values ('a', 'x', printf('%.*c', 257, 'x'))", "is too long"),
+        ("(topic, payload, traceparent) values ('a', 'x', printf('%.*c', 513, 'x'))", "is too long"),
+        ("(topic, payload, tracestate) values ('a', 'x', printf('%.*c', 513, 'x'))", "is too long"),
         ("(topic, payload, id) values ('a', 'x', 'order-1')", "id is no UUID"),
         ("(topic, payload, id) values ('a', 'x', 17)", "id is no UUID"),
         ("(topic, payload, id) values ('a', 'x', x'00')", "id is no UUID"),
@@ -199,4 +207,25 @@ async fn a_place_that_readers_may_have_passed_is_never_taken() {
         text.contains("seq was drawn already"),
         "above the cursor, below what may have been read: {text}"
     );
+}
+
+#[tokio::test]
+async fn a_held_message_whose_id_was_used_twice_is_named_by_its_seq() {
+    let shop = Shop::open().await;
+    let id = Uuid::new_v4();
+    shop.run(&format!(
+        "insert into outbox_message (id, topic, payload) values ('{id}', 'a', 'x'), ('{id}', 'a', 'y');
+         insert into outbox_held (seq, id, topic, state, reason) select seq, id, topic, 'parked', 'too_large' from outbox_message"
+    ))
+    .await;
+    let operator = SqliteOperator::new(shop.config());
+    let action = AuditedAction { who: "ops".into(), why: "test".into() };
+    for refused in [operator.held_retry(id, &action).await, operator.held_discard(id, &action).await] {
+        let Err(OperateError::SeveralHeld { seqs, .. }) = refused else { panic!("{refused:?}") };
+        assert_eq!(seqs, [Seq(1), Seq(2)]);
+    }
+    assert_eq!(shop.number("select count(*) from outbox_held_action").await, 0);
+    operator.held_discard(HeldId { id, seq: Some(Seq(2)) }, &action).await.unwrap();
+    assert_eq!(shop.number("select seq from outbox_held").await, 1);
+    operator.held_retry(id, &action).await.unwrap();
 }

@@ -175,6 +175,25 @@ pub async fn followers_of_an_unblocked_key_go_in_order<H: Harness>(harness: &H) 
     assert_eq!(holding.due(&[], &[holding.key(0), holding.key(1)]).await, [0, 1, 2]);
 }
 
+/// One of them may have become due by itself since the key was named.
+pub async fn an_unblocked_key_goes_in_order_whatever_its_messages_wait_for<H: Harness>(harness: &H) {
+    let holding = Holding::new(
+        harness,
+        &[
+            ("orders", "a", Behind, 0),
+            ("orders", "a", Topic, 0),
+            ("orders", "b", Retry, 0),
+            ("orders", "a", Behind, 0),
+            ("orders", "a", Parked, 1),
+            ("orders", "a", Behind, 0),
+        ],
+    )
+    .await;
+    assert_eq!(holding.due(&[], &[]).await, [2]);
+    assert_eq!(holding.due(&[], &[holding.key(0)]).await, [0, 1, 2, 3]);
+    assert_eq!(holding.due(&["orders"], &[holding.key(0)]).await, [0_usize; 0]);
+}
+
 /// Not even with the same key on another topic.
 pub async fn keys_do_not_wait_for_one_another<H: Harness>(harness: &H) {
     let holding = Holding::new(

@@ -49,6 +49,21 @@ pub async fn a_page_ends_at_its_limit_of_bytes<H: Harness>(harness: &H) {
     assert_eq!([seqs(&page.messages), seqs(&rest)].concat(), written);
 }
 
+/// Headers count as what they are in memory, however well the database has packed them.
+pub async fn headers_count_towards_a_pages_bytes<H: Harness>(harness: &H) {
+    let wordy = |nth: usize| Intent {
+        headers: vec![("note".to_owned(), "x".repeat(100_000))],
+        ..Intent::keyed("orders", &format!("k{nth}"), "")
+    };
+    let written = harness.commit(&(0..6).map(wordy).collect::<Vec<_>>()).await;
+    let (relay, _, start) = leading(harness).await;
+    let limit = PageLimit { messages: 100, bytes: 250_000 };
+    let page = read(&relay, &start.cursor, limit).await.page;
+    assert!((2..=3).contains(&page.messages.len()), "{} of 100,000 bytes for 250,000", page.messages.len());
+    let (rest, _) = read_all(&relay, &page.cursor_after(), limit).await;
+    assert_eq!([seqs(&page.messages), seqs(&rest)].concat(), written);
+}
+
 /// A message that is larger than a page may be does not stop the outbox.
 pub async fn a_page_holds_one_message_however_large<H: Harness>(harness: &H) {
     let intents = [
