@@ -175,6 +175,10 @@ impl Connection {
 impl ClientContext for Connection {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         match level {
+            // A broker that has just started is still loading; if it lasts, the loop calls it an outage.
+            RDKafkaLogLevel::Warning if line.ends_with(": retrying") => {
+                tracing::info!(target: "outboxd::publish", facility, "librdkafka: {line}");
+            }
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert
             | RDKafkaLogLevel::Critical
