@@ -25,7 +25,7 @@ const STAGES: [(&str, u32); 6] = [
     ("settled", 10),
 ];
 /// Messages between read and settled: what one crash may duplicate.
-const IN_FLIGHT: u32 = 200;
+const IN_FLIGHT: u32 = 50;
 const SIGABRT: i32 = 6;
 
 /// D1, D2, D3. Also the price of a crash: at most what was in flight comes twice.

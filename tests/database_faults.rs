@@ -11,7 +11,7 @@ use outboxd_testkit::{kafka, shared};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use crate::support::{Place, SOON, emit_on};
+use crate::support::{IN_FLIGHT, Place, SOON, emit_on};
 
 /// D2. A row written under `synchronous_commit = off` is visible before it is on disk. Without the barrier it would be published
 /// and then taken back by the crash.
@@ -94,7 +94,7 @@ async fn a_frozen_link_to_the_database_is_left_within_seconds_and_no_connection_
 async fn a_rewriting_alter_table_while_pages_are_read_loses_nothing() {
     let database = Database::create().await;
     let place = Place::install(&database.url(), &shared::kafka(), "rewrite").await;
-    let mut relay = place.setup.clone().set("relay.page_messages", 50).start().await;
+    let mut relay = place.little_in_flight().start().await;
     relay.leads(SOON).await;
     let writing = Workload::new(std::slice::from_ref(&place.topic), 4).start(&database.url()).await;
     let mut operator = database.connect().await;
@@ -113,5 +113,5 @@ async fn a_rewriting_alter_table_while_pages_are_read_loses_nothing() {
         sqlx::raw_sql("vacuum full outbox.message").execute(&mut operator).await.unwrap();
     }
     writing.stop().await;
-    place.account().await.assert_all_published(6 * 16_000);
+    place.account().await.assert_all_published(6 * IN_FLIGHT);
 }

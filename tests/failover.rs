@@ -13,7 +13,7 @@ use sqlx::{Connection, PgConnection};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::support::{Place, SOON, emit_on};
+use crate::support::{IN_FLIGHT, Place, SOON, emit_on};
 
 /// One address for whichever server is the primary, as a virtual IP or a DNS name would be.
 struct Address {
@@ -69,7 +69,7 @@ async fn a_promoted_standby_loses_nothing_and_needs_no_operator() {
     let mut standby = primary.standby().await.unwrap();
     let place = Place::install(&primary.url("postgres"), &shared::kafka(), "promoted").await;
     let address = Address::of(primary.port()).await;
-    let mut relay = place.setup.clone().set("database.url", address.url()).start().await;
+    let mut relay = place.little_in_flight().set("database.url", address.url()).start().await;
     relay.leads(SOON).await;
     let writing = Workload::new(std::slice::from_ref(&place.topic), 5).start(&address.url()).await;
     relay.wait_until("some are dispatched", SOON, |m| m.sum("outboxd_dispatched_total", &[]) > 100.0).await;
@@ -90,7 +90,7 @@ async fn a_promoted_standby_loses_nothing_and_needs_no_operator() {
     writing.stop().await;
     let place = Place { url: standby.url("postgres"), ..place };
     // What was in flight at the kill; history is not repeated.
-    place.account().await.assert_all_published(1_000);
+    place.account().await.assert_all_published(IN_FLIGHT);
 }
 
 /// D1, D2, D3. With a synchronous standby nothing that was visible is gone: writers and relay go on through the promotion, and the
@@ -106,7 +106,7 @@ async fn a_synchronous_standby_that_is_promoted_under_load_loses_and_invents_not
         sqlx::raw_sql(sql).execute(&mut operator).await.unwrap();
     }
     let address = Address::of(primary.port()).await;
-    let mut relay = place.setup.clone().set("database.url", address.url()).start().await;
+    let mut relay = place.little_in_flight().set("database.url", address.url()).start().await;
     relay.leads(SOON).await;
     let writing = Workload::new(std::slice::from_ref(&place.topic), 7).start(&address.url()).await;
     relay.wait_until("some are dispatched", SOON, |m| m.sum("outboxd_dispatched_total", &[]) > 200.0).await;
@@ -118,7 +118,7 @@ async fn a_synchronous_standby_that_is_promoted_under_load_loses_and_invents_not
         .await;
     writing.stop().await;
     let place = Place { url: standby.url("postgres"), ..place };
-    place.account().await.assert_all_published(1_000);
+    place.account().await.assert_all_published(IN_FLIGHT);
 }
 
 /// D1. What the lagging standby never had is gone with the old primary, published or not; what the new primary has is
@@ -129,7 +129,7 @@ async fn a_lagging_standby_that_is_promoted_loses_nothing_that_it_has() {
     let mut standby = primary.standby().await.unwrap();
     let place = Place::install(&primary.url("postgres"), &shared::kafka(), "lagging").await;
     let address = Address::of(primary.port()).await;
-    let mut relay = place.setup.clone().set("database.url", address.url()).start().await;
+    let mut relay = place.little_in_flight().set("database.url", address.url()).start().await;
     relay.leads(SOON).await;
     let mut application = PgConnection::connect(&primary.url("postgres")).await.unwrap();
     for nth in 0..50 {

@@ -9,7 +9,7 @@ use outboxd_testkit::workload::Workload;
 use sqlx::PgConnection;
 use tokio::time::Instant;
 
-use crate::support::{Place, SOON};
+use crate::support::{IN_FLIGHT, Place, SOON};
 
 async fn epoch(connection: &mut PgConnection) -> i64 {
     sqlx::query_scalar("select epoch from outbox.cursor").fetch_one(connection).await.unwrap()
@@ -20,9 +20,9 @@ async fn epoch(connection: &mut PgConnection) -> i64 {
 async fn a_standby_dispatches_within_two_seconds_of_the_leaders_kill() {
     let database = Database::create().await;
     let place = Place::install(&database.url(), &shared::kafka(), "kill-leader").await;
-    let mut leader = place.setup.start().await;
+    let mut leader = place.little_in_flight().start().await;
     leader.leads(SOON).await;
-    let mut standby = place.setup.start().await;
+    let mut standby = place.little_in_flight().start().await;
     standby
         .wait_until("the second stands by", SOON, |metrics| {
             metrics.has("outboxd_leader") && metrics.sum("outboxd_leader", &[]) == 0.0
@@ -38,7 +38,7 @@ async fn a_standby_dispatches_within_two_seconds_of_the_leaders_kill() {
     let took = killed_at.elapsed();
     assert!(took < Duration::from_secs(2), "it took {took:?}");
     writing.stop().await;
-    place.account().await.assert_all_published(16_000);
+    place.account().await.assert_all_published(IN_FLIGHT);
     standby.expect_no_surprises(&[]);
 }
 
@@ -49,7 +49,7 @@ async fn a_frozen_leader_is_replaced_and_refused_when_it_wakes_up() {
     let database = Database::create().await;
     let place = Place::install(&database.url(), &shared::kafka(), "freeze-leader").await;
     const LEAD_SESSION: Duration = Duration::from_millis(1_500);
-    let setup = place.setup.clone().set("relay.lead_session_ms", LEAD_SESSION.as_millis());
+    let setup = place.little_in_flight().set("relay.lead_session_ms", LEAD_SESSION.as_millis());
     let mut frozen = setup.start().await;
     frozen.leads(SOON).await;
     let mut other = setup.start().await;
@@ -71,7 +71,7 @@ async fn a_frozen_leader_is_replaced_and_refused_when_it_wakes_up() {
     .await;
     writing.stop().await;
     let account = place.account().await;
-    account.assert_all_published(16_000);
+    account.assert_all_published(IN_FLIGHT);
     assert_eq!(epoch(&mut connection).await, first + 1, "the frozen one took no term of its own");
 }
 
@@ -149,7 +149,7 @@ async fn sessions(connection: &mut PgConnection) -> Vec<(String, bool)> {
 async fn a_leader_whose_sessions_are_ended_leads_again_and_loses_nothing() {
     let database = Database::create().await;
     let place = Place::install(&database.url(), &shared::kafka(), "terminate").await;
-    let mut relay = place.setup.start().await;
+    let mut relay = place.little_in_flight().start().await;
     relay.leads(SOON).await;
     let mut connection = database.connect().await;
     let writing = Workload::new(std::slice::from_ref(&place.topic), 3).start(&database.url()).await;
@@ -170,7 +170,7 @@ async fn a_leader_whose_sessions_are_ended_leads_again_and_loses_nothing() {
         .await;
     }
     writing.stop().await;
-    place.account().await.assert_all_published(5 * 16_000);
+    place.account().await.assert_all_published(5 * IN_FLIGHT);
     relay.expect_no_surprises(&["the database is not available"]);
 }
 

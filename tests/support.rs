@@ -10,6 +10,9 @@ use sqlx::{Connection, PgConnection};
 /// How long a state may take to come on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
+/// What the end of a term may duplicate, where a test counts.
+pub(crate) const IN_FLIGHT: u64 = 50;
+
 /// The binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_outboxd");
 
@@ -29,6 +32,11 @@ impl Place {
         let setup = Setup::new(BINARY, url, bootstrap);
         setup.run_ok(&["migrate"]).await;
         Self { url: url.to_owned(), bootstrap: bootstrap.to_owned(), topic, setup }
+    }
+
+    /// With at most [`IN_FLIGHT`] messages between read and settled, so that duplicates can be counted against them.
+    pub(crate) fn little_in_flight(&self) -> Setup {
+        self.setup.clone().set("relay.page_messages", 20).set("relay.in_flight_messages", IN_FLIGHT)
     }
 
     /// Commits one intent.
