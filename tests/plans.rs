@@ -385,3 +385,48 @@ async fn a_million_held_messages_of_distinct_keys_are_never_walked_by_one_statem
     assert_eq!(held, expected.map(|(state, reason, messages)| (state.into(), reason.into(), messages)));
     relay.step_down().await;
 }
+
+/// A topic whose messages are all blocked keeps no other topic from being released, and is put behind though others have more.
+#[tokio::test]
+async fn blocked_messages_of_one_topic_keep_no_other_topic_waiting() {
+    let database = installed().await;
+    let mut connection = database.connect().await;
+    prepare(&mut connection, &database.url(), "force_generic_plan").await;
+    run(
+        &mut connection,
+        "insert into outbox.message (topic, key, payload) select 'z', 'k', '' from generate_series(1, 5001);
+         insert into outbox.message (topic, payload) select 'a', '' from generate_series(1, 25000);
+         insert into outbox.held (seq, id, topic, key_hash, state, reason)
+           select m.seq, m.id, m.topic, case m.topic when 'z' then 7 end,
+             case m.seq when 1 then 'parked' else 'topic' end, 'topic_unknown'
+           from outbox.message m",
+    )
+    .await
+    .unwrap();
+    let connection = &mut connection;
+    let due = explain(connection, &format!("due('{{}}', '{{}}', {PAGE}, 1000000, 4000)")).await;
+    assert_eq!(due.rows, PAGE, "of the topic that nothing blocks");
+    due.assert_bounded("due beside a blocked topic", 10 * SORTED_MAX);
+    run(connection, "execute demote('{}', 20000)").await.unwrap();
+    let waiting = "select count(*) from outbox.held where topic = 'z' and state = 'topic'";
+    assert_eq!(text(connection, waiting).await.unwrap(), "0");
+}
+
+/// However many topics come back at once, a round looks at about as many messages.
+#[tokio::test]
+async fn many_topics_that_come_back_at_once_cost_a_round_no_more_than_one() {
+    let database = installed().await;
+    let mut connection = database.connect().await;
+    prepare(&mut connection, &database.url(), "force_generic_plan").await;
+    run(
+        &mut connection,
+        "insert into outbox.message (topic, payload) select 't' || i % 400, '' from generate_series(1, 80000) i;
+         insert into outbox.held (seq, id, topic, state, reason)
+           select m.seq, m.id, m.topic, 'topic', 'topic_unauthorized' from outbox.message m",
+    )
+    .await
+    .unwrap();
+    let due = explain(&mut connection, &format!("due('{{}}', '{{}}', {PAGE}, 1000000, 4000)")).await;
+    assert_eq!(due.rows, PAGE);
+    due.assert_bounded("due, 400 topics", 10 * SORTED_MAX);
+}

@@ -152,13 +152,13 @@ create table outbox.message (
     end),
   -- These go into every log line and every copy of the record: small by contract.
   constraint message_context check (case
-    when (octet_length(correlation_id) > 256 or octet_length(causation_id) > 256 or octet_length(content_type) > 256
-      or octet_length(traceparent) > 512 or octet_length(tracestate) > 512) is not true then true
+    when (octet_length(correlation_id) > 1000 or octet_length(causation_id) > 1000 or octet_length(content_type) > 1000
+      or octet_length(traceparent) > 1000 or octet_length(tracestate) > 8192) is not true then true
     else outbox.refuse(
       format('correlation_id (%s bytes), causation_id (%s), content_type (%s), traceparent (%s) or tracestate (%s) is too long',
         octet_length(correlation_id), coalesce(octet_length(causation_id), 0), coalesce(octet_length(content_type), 0),
         coalesce(octet_length(traceparent), 0), coalesce(octet_length(tracestate), 0)),
-      'The first three take 256 bytes, traceparent and tracestate 512. Write what is longer into a header or the payload.')
+      'tracestate takes 8192 bytes, each of the others 1000. Write what is longer into a header or the payload.')
     end),
   constraint message_size check (case
     when coalesce(octet_length(payload), 0)::bigint + coalesce(octet_length(key), 0) + coalesce(octet_length(headers::text), 0)

@@ -91,11 +91,11 @@ begin
       raise(abort, 'outbox refuses this intent: content_type, causation_id, traceparent or tracestate is not text. Write text, or leave it out.')
     when typeof(new.correlation_id) <> 'text' or new.correlation_id = '' then
       raise(abort, 'outbox refuses this intent: correlation_id is empty or not text. Leave it out, or give NULL, to get a fresh one.')
-    when length(cast(new.correlation_id as blob)) > 256 or coalesce(length(cast(new.causation_id as blob)), 0) > 256
-        or coalesce(length(cast(new.content_type as blob)), 0) > 256
-        or coalesce(length(cast(new.traceparent as blob)), 0) > 512
-        or coalesce(length(cast(new.tracestate as blob)), 0) > 512 then
-      raise(abort, 'outbox refuses this intent: correlation_id, causation_id, content_type, traceparent or tracestate is too long. The first three take 256 bytes, traceparent and tracestate 512. Write what is longer into a header or the payload.')
+    when length(cast(new.correlation_id as blob)) > 1000 or coalesce(length(cast(new.causation_id as blob)), 0) > 1000
+        or coalesce(length(cast(new.content_type as blob)), 0) > 1000
+        or coalesce(length(cast(new.traceparent as blob)), 0) > 1000
+        or coalesce(length(cast(new.tracestate as blob)), 0) > 8192 then
+      raise(abort, 'outbox refuses this intent: correlation_id, causation_id, content_type, traceparent or tracestate is too long. tracestate takes 8192 bytes, each of the others 1000. Write what is longer into a header or the payload.')
     when new.headers is not null and (typeof(new.headers) <> 'text' or not json_valid(new.headers)) then
       raise(abort, 'outbox refuses this intent: headers are not JSON. Write one JSON object whose values are strings: {"tenant": "42"}. No headers: NULL.')
     when new.headers is not null and json_type(new.headers) <> 'object' then

@@ -87,7 +87,6 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                 Outcome::Retry
             }
             Verdict::Park(reason) => {
-                self.lasting.suspects.remove(&meta.seq);
                 self.hold_reported(token, meta, HoldState::Parked, reason, attempts + 1, error);
                 Outcome::Parked
             }
@@ -120,6 +119,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             due_in,
         };
         log_hold(meta, &hold);
+        self.lasting.suspects.remove(&meta.seq);
         self.observer.observe(&Event::Held { reason, parked: state == HoldState::Parked });
         self.observer.observe(&Event::Overtaken);
         if meta.released.is_some() {

@@ -51,10 +51,10 @@ impl HeldBook {
         book
     }
 
-    /// The outbox is asked something about held messages.
-    pub(crate) fn asked(&mut self, round: Round) {
+    /// The outbox is asked something about held messages. A hold that is no row yet may be missing in the answer.
+    pub(crate) fn asked(&mut self, round: Round, holds_unsettled: usize) {
         self.round = round;
-        self.decided = false;
+        self.decided = holds_unsettled > 0;
     }
 
     /// Messages are released, or none.

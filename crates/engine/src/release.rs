@@ -26,7 +26,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         match &self.held.round {
             Round::Idle if self.held.any && now >= self.held_at => {
                 self.held_at = now + self.config.held_every;
-                self.held.asked(Round::Asking);
+                self.held.asked(Round::Asking, self.window.holds_unsettled());
                 let (outbox, topics) = (Arc::clone(self.outbox), self.lasting.topics.held());
                 self.held_calls.spawn(async move { outbox.held(&topics).await.map(HeldAnswer::Signal) });
             }
@@ -41,7 +41,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                     limit: PageLimit { messages: RELEASE_MAX, bytes: self.config.page.bytes },
                 };
                 let (outbox, actions) = (Arc::clone(self.outbox), self.held.actions);
-                self.held.asked(Round::Reading);
+                self.held.asked(Round::Reading, self.window.holds_unsettled());
                 self.held_calls.spawn(async move {
                     let (due, change) = outbox.due(&query, actions).await?;
                     Ok(HeldAnswer::Due(due, change))

@@ -468,6 +468,27 @@ async fn a_hold_that_is_not_a_row_yet_still_blocks_its_key_when_an_operator_acts
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_keyless_hold_that_is_settled_while_an_older_answer_is_on_its_way_is_asked_about_again() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::default());
+    let config = RelayConfig { settle_every: Duration::from_secs(5), ..config() };
+    let relay = Running::start_with(&table, &broker, config);
+    // Of a first settle, so that the next one comes five seconds later.
+    table.commit(&numbered("early", "k", 0..1));
+    until("a first hold", || table.held().len() == 1).await;
+    broker.create_topic("early");
+    until("it is out", || table.held().is_empty()).await;
+    table.signal_takes(Duration::from_secs(8));
+    table.commit(&[Written { topic: "late".into(), key: None, payload: Some(b"x".to_vec()) }]);
+    until("it is held", || table.held().len() == 1).await;
+    // The answer to a question that was asked before it was a row says that nothing is held.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    table.signal_takes(Duration::ZERO);
+    broker.create_topic("late");
+    until("it is out", || table.receipts().len() == 2).await;
+    relay.drained().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_page_as_large_as_all_that_may_be_in_flight_is_read() {
     let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders"]));
     table.commit(&numbered("orders", "a", 0..3));

@@ -172,12 +172,23 @@ impl Connection {
     }
 }
 
+/// Ends a client off the async threads, because its own are joined. One that does not end is left behind: nothing of it is sent any
+/// more, and whoever takes the lead next must not wait for it.
+pub(crate) async fn end_client(end: impl FnOnce() + Send + 'static) {
+    const WITHIN: Duration = Duration::from_secs(10);
+    if tokio::time::timeout(WITHIN, tokio::task::spawn_blocking(end)).await.is_err() {
+        tracing::warn!(target: "outboxd::publish", "a Kafka client does not end; its threads are left behind");
+    }
+}
+
 impl ClientContext for Connection {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         match level {
             // A broker that has just started is still loading; if it lasts, the loop calls it an outage.
             RDKafkaLogLevel::Warning if line.ends_with(": retrying") => {
-                tracing::info!(target: "outboxd::publish", facility, "librdkafka: {line}");
+                if let Some(suppressed) = self.may_log(facility) {
+                    tracing::info!(target: "outboxd::publish", facility, suppressed, "librdkafka: {line}");
+                }
             }
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert

@@ -22,7 +22,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::spawn_blocking;
 
 use crate::config::{ClientLimits, KafkaConfig};
-use crate::connection::{Connection, ConnectionError};
+use crate::connection::{Connection, ConnectionError, end_client};
 use crate::fault::delivery_error;
 use crate::properties::{PropertyProblem, creation_reason, validate};
 use crate::topics::Topics;
@@ -102,8 +102,7 @@ impl KafkaPublisher {
 
     async fn discard(&mut self) {
         if let Some(client) = self.client.take() {
-            // Off the async threads: it is joined.
-            let _discarded = spawn_blocking(move || client.discard()).await;
+            end_client(move || client.discard()).await;
         }
     }
 }

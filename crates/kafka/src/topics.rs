@@ -18,7 +18,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use crate::config::{ClientLimits, KafkaConfig};
-use crate::connection::Connection;
+use crate::connection::{Connection, end_client};
 use crate::fault::delivery_error;
 use crate::publisher::Reporter;
 
@@ -57,8 +57,7 @@ impl Topics {
     /// Ends the client that reads configurations. A look-up that is still under way makes no other.
     pub(crate) async fn close(&self) {
         let closed = std::mem::replace(&mut *self.configurations.state(), State::Closed);
-        // Off the async threads: its own thread is joined.
-        let _dropped = spawn_blocking(move || drop(closed)).await;
+        end_client(move || drop(closed)).await;
     }
 
     /// What a client must be made for, after all topics that were seen.
@@ -187,7 +186,7 @@ impl Configurations {
         let Ok(Some(client)) = spawn_blocking(move || self.client()).await else { return unknown };
         let remaining = until.saturating_duration_since(Instant::now());
         // A cluster that answers the metadata answers this too; a moment more is not worth holding messages for.
-        let within = remaining.clamp(Duration::from_millis(100), Duration::from_secs(2));
+        let within = remaining.clamp(Duration::from_secs(1), Duration::from_secs(2));
         let options = AdminOptions::new().request_timeout(Some(within));
         let resources: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
         let Ok(described) = client.describe_configs(&resources, &options).await else { return unknown };

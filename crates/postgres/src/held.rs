@@ -8,6 +8,7 @@
 //! action was numbered is what was there, or what an action with a later number took away.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
 use outboxd_core::{Hold, HoldState, KeyHash};
 use outboxd_engine::{Due, HeldChange, HeldCount, HeldSignal, OutboxError, ReleaseQuery};
@@ -85,6 +86,8 @@ pub(crate) struct HeldMemory {
     walked: Option<i64>,
     /// Keys that may have followers alone.
     suspects: BTreeSet<i64>,
+    /// The last of them that was asked about.
+    asked_to: i64,
     /// Counts changes: an answer that was asked for before one says nothing about what came with it.
     changes: u64,
 }
@@ -152,7 +155,11 @@ impl PostgresOutbox {
     async fn unblocked(&self, topics_held: &[String]) -> Result<Vec<KeyHash>, OutboxError> {
         let (asked, changes) = {
             let memory = self.memory();
-            let asked: Vec<i64> = memory.held.suspects.iter().copied().take(UNBLOCKED_MAX).collect();
+            // In turn: those whose topic cannot be written to stay, and must not keep the others from being asked about.
+            let (done, next) =
+                (..=memory.held.asked_to, (Bound::Excluded(memory.held.asked_to), Bound::Unbounded));
+            let in_turn = memory.held.suspects.range(next).chain(memory.held.suspects.range(done));
+            let asked: Vec<i64> = in_turn.copied().take(UNBLOCKED_MAX).collect();
             (asked, memory.held.changes)
         };
         if asked.is_empty() {
@@ -172,6 +179,7 @@ impl PostgresOutbox {
         }
         call.done();
         let mut memory = self.memory();
+        memory.held.asked_to = asked.last().copied().unwrap_or_default();
         if memory.held.changes == changes {
             // The others are blocked again, or gone; what changes that names them anew.
             for key in asked.iter().filter(|key| !unblocked.contains(key)) {

@@ -1,5 +1,5 @@
 -- Puts messages that are due, but blocked by the first held message of their key, behind it: among $2 that are due, of
--- topics other than $1. They are due again when nothing blocks their key, which may be at once: hence the keys. Without this a
+-- topics other than $1, each with its share. They are due again when nothing blocks their key, which may be at once: hence the keys. Without this a
 -- message that was parked when its topic came back would leave thousands that are for ever due and never to be released, and a
 -- follower whose own follower waits for the topic would never count as unblocked.
 -- held_topic_seq serves the walk of each topic, held_key_hash_seq the probe.
@@ -9,6 +9,8 @@ with recursive topics (topic) as (
   select (select h.topic from outbox.held h where h.state in ('retry', 'topic') and h.topic > t.topic order by h.topic limit 1)
   from topics t
   where t.topic is not null
+), share (messages) as (
+  select greatest($2 / greatest(count(t.topic), 1), 1) from topics t where t.topic <> all ($1::text[])
 ), scanned as materialized (
   select d.seq, d.key_hash
   from topics t
@@ -20,10 +22,9 @@ with recursive topics (topic) as (
       and w.state in ('retry', 'topic')
       and coalesce(w.due_at <= now(), true)
     order by w.topic, w.seq
-    limit $2
+    limit (select s.messages from share s)
   ) d
   where t.topic <> all ($1::text[])
-  limit $2
 ), demoted as (
   update outbox.held h
   set state = 'behind', reason = 'behind', due_at = null

@@ -2,7 +2,8 @@
 -- due, or has failed before (that one must be answered first). $1: topics that cannot be written to, $2: keys whose followers
 -- may go, $3 messages and $4 bytes: the limits.
 --
--- What is looked at, about $5 messages: of each topic that can be written to the first that are due (held_topic_seq), and of each
+-- What is looked at, about $5 messages: of each topic that can be written to the first that are due (held_topic_seq; each has its
+-- share, so that one whose messages are all blocked keeps no other from going, and many topics cost no more than one), and of each
 -- key of $2 the first, whatever their state (held_key_hash_seq). Each is complete up to its last message: nothing that may go
 -- before one of its key is left out (a key has one topic, and one of $2 comes from there alone).
 --
@@ -18,6 +19,8 @@ with recursive unblocked as materialized (
   select (select h.topic from outbox.held h where h.state in ('retry', 'topic') and h.topic > t.topic order by h.topic limit 1)
   from topics t
   where t.topic is not null
+), share (messages) as (
+  select greatest($5 / greatest(count(t.topic), 1), 1) from topics t where t.topic <> all ($1::text[])
 ), scanned as materialized (
   select h.seq, h.key_hash, h.attempts
   from (
@@ -32,7 +35,7 @@ with recursive unblocked as materialized (
         and coalesce(w.due_at <= now(), true)
         and (w.key_hash is null or w.key_hash not in (select u.key_hash from unblocked u))
       order by w.topic, w.seq
-      limit $5
+      limit (select s.messages from share s)
     ) d
     where t.topic <> all ($1::text[])
     union all
@@ -108,7 +111,7 @@ with recursive unblocked as materialized (
     where b.seq is null or c.seq <= b.seq
   ) d
   cross join lateral (
-    select coalesce(octet_length(m.payload), 0) + coalesce(octet_length(m.key), 0) + coalesce(octet_length(m.headers::text), 0) as bytes
+    select coalesce(octet_length(m.payload), 0) + coalesce(octet_length(m.key), 0) + coalesce(octet_length(m.headers::text), 0) + coalesce(octet_length(m.tracestate), 0) as bytes
     from outbox.message m
     where m.seq = d.seq
   ) m

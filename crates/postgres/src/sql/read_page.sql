@@ -7,7 +7,7 @@
 --   $6 messages and $7 bytes: the limits
 --
 -- Bytes are those that the relay gets: headers as text, because pg_column_size() is what is left of them after compression. The
--- small columns are bounded by their CHECKs, two kilobytes a message altogether, and left out.
+-- small columns are bounded by their CHECKs, some kilobytes a message altogether, and left out.
 --
 -- Index message_xid_seq serves the late arm, message_pkey the rest. Plans must not depend on statistics (the table may have been
 -- empty when they were made), hence comparisons that only one index can serve: (xid, seq) as rows for the late arm.
@@ -47,7 +47,7 @@ with recursive
       cross join lateral (
         select m.seq, m.id, m.topic, m.key, m.payload, m.headers, m.partition, m.content_type, m.correlation_id,
           m.causation_id, m.traceparent, m.tracestate, m.created_at, m.xid,
-          coalesce(octet_length(m.payload), 0) + coalesce(octet_length(m.key), 0) + coalesce(octet_length(m.headers::text), 0) as bytes
+          coalesce(octet_length(m.payload), 0) + coalesce(octet_length(m.key), 0) + coalesce(octet_length(m.headers::text), 0) + coalesce(octet_length(m.tracestate), 0) as bytes
         from outbox.message m
         where (m.xid, m.seq) > (u.xid, $3) and (m.xid, m.seq) <= (u.xid, $2)
         order by m.xid, m.seq
@@ -71,7 +71,7 @@ with recursive
     select sum(r.bytes) as bytes, bool_or(r.xid >= pg_snapshot_xmax(pg_current_snapshot())) as is_foreign
     from (
       select m.xid,
-        coalesce(octet_length(m.payload), 0) + coalesce(octet_length(m.key), 0) + coalesce(octet_length(m.headers::text), 0) as bytes
+        coalesce(octet_length(m.payload), 0) + coalesce(octet_length(m.key), 0) + coalesce(octet_length(m.headers::text), 0) + coalesce(octet_length(m.tracestate), 0) as bytes
       from outbox.message m
       where m.seq > $2 and $4::text is null and (select s.complete and s.bytes < $7 from late_sum s)
       order by m.seq
@@ -93,7 +93,7 @@ select
     coalesce(a.bytes > $7 - s.bytes, false)::text,
     -- A visible message cannot be younger than the snapshot, unless it was written in another cluster.
     (coalesce(a.is_foreign, false)
-      or exists (select from late l where l.xid >= pg_snapshot_xmax(pg_current_snapshot())))::text
+      or exists (select from younger y where y.xid >= pg_snapshot_xmax(pg_current_snapshot())))::text
   ] as page,
   null::bigint as seq, null::uuid as id, null::text as topic, null::text as key, null::bytea as payload, null::text as headers,
   null::integer as partition, null::text as content_type, null::text as correlation_id, null::text as causation_id,
@@ -120,7 +120,7 @@ from (
           select b.seq, s.bytes + sum(b.bytes) over (order by b.seq rows unbounded preceding) - b.bytes as bytes_before
           from (
             select m.seq, coalesce(octet_length(m.payload), 0) + coalesce(octet_length(m.key), 0)
-              + coalesce(octet_length(m.headers::text), 0) as bytes
+              + coalesce(octet_length(m.headers::text), 0) + coalesce(octet_length(m.tracestate), 0) as bytes
             from outbox.message m
             where m.seq > $2
             order by m.seq

@@ -16,6 +16,7 @@ cross join lateral (
   select pg_catalog.string_agg(pg_catalog.quote_ident(p.polname), ', ' order by p.polname) as restrictive
   from policy p
   where p.polrelid = c.oid and not p.polpermissive and not p.is_open
+    and (p.polcmd in ('r', '*') or c.relname not in ('message', 'migration'))
 ) r
 where n.nspname = 'outbox'::name
   and c.relname in ('message', 'cursor', 'held', 'held_action', 'receipt', 'migration')

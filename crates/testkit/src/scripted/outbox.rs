@@ -64,6 +64,7 @@ struct State {
     settles: u64,
     reads_fail: bool,
     due_takes: Duration,
+    signal_takes: Duration,
     /// How far this outbox's clock is ahead of the test's.
     ahead: Duration,
 }
@@ -91,6 +92,7 @@ impl Default for MemoryTable {
             settles: 0,
             reads_fail: false,
             due_takes: Duration::ZERO,
+            signal_takes: Duration::ZERO,
             ahead: Duration::ZERO,
         })))
     }
@@ -164,6 +166,11 @@ impl MemoryTable {
     /// How long the answer to the question for due messages is on its way.
     pub fn due_takes(&self, duration: Duration) {
         self.state().due_takes = duration;
+    }
+
+    /// How long the answer to the question whether a round is needed is on its way.
+    pub fn signal_takes(&self, duration: Duration) {
+        self.state().signal_takes = duration;
     }
 
     /// Ends the lead session of whoever leads, as a terminated backend does; the term stays until somebody else leads.
@@ -379,6 +386,27 @@ type DueAnswer = (Vec<Due>, Option<HeldChange>);
 
 impl MemoryOutbox {
     /// The answer as of now, and how long it is on its way.
+    fn signal_now(&self, topics_held: &[String]) -> Result<(HeldSignal, Duration), OutboxError> {
+        let state = self.table.state();
+        state.alive("ask for held messages")?;
+        let query = ReleaseQuery {
+            topics_held: topics_held.to_vec(),
+            unblocked: Vec::new(),
+            limit: PageLimit { messages: 1, bytes: 1 },
+        };
+        let due = state.held.values().any(|row| state.is_due(row, &query));
+        let mut only_behind: BTreeMap<KeyHash, bool> = BTreeMap::new();
+        for hold in state.held.values().map(|row| &row.hold) {
+            if let Some(key) = hold.key_hash {
+                *only_behind.entry(key).or_insert(true) &= hold.state == HoldState::Behind;
+            }
+        }
+        let unblocked = only_behind.into_iter().filter_map(|(key, only)| only.then_some(key)).collect();
+        let signal = HeldSignal { messages: state.held.len() as u64, due, unblocked, actions: state.actions };
+        Ok((signal, state.signal_takes))
+    }
+
+    /// The answer as of now, and how long it is on its way.
     fn due_now(&self, query: &ReleaseQuery, actions: i64) -> Result<(DueAnswer, Duration), OutboxError> {
         let state = self.table.state();
         state.alive("read held messages")?;
@@ -486,22 +514,11 @@ impl Outbox for MemoryOutbox {
     }
 
     async fn held(&self, topics_held: &[String]) -> Result<HeldSignal, OutboxError> {
-        let state = self.table.state();
-        state.alive("ask for held messages")?;
-        let query = ReleaseQuery {
-            topics_held: topics_held.to_vec(),
-            unblocked: Vec::new(),
-            limit: PageLimit { messages: 1, bytes: 1 },
-        };
-        let due = state.held.values().any(|row| state.is_due(row, &query));
-        let mut only_behind: BTreeMap<KeyHash, bool> = BTreeMap::new();
-        for hold in state.held.values().map(|row| &row.hold) {
-            if let Some(key) = hold.key_hash {
-                *only_behind.entry(key).or_insert(true) &= hold.state == HoldState::Behind;
-            }
+        let (signal, takes) = self.signal_now(topics_held)?;
+        if !takes.is_zero() {
+            tokio::time::sleep(takes).await;
         }
-        let unblocked = only_behind.into_iter().filter_map(|(key, only)| only.then_some(key)).collect();
-        Ok(HeldSignal { messages: state.held.len() as u64, due, unblocked, actions: state.actions })
+        Ok(signal)
     }
 
     async fn due(
