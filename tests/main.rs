@@ -41,4 +41,6 @@ mod failover;
 
 mod leadership;
 
+mod tls;
+
 mod demo;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use outboxd_testkit::checker::{self, Account};
 use outboxd_testkit::kafka;
 use outboxd_testkit::relay::Setup;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
 use sqlx::{Connection, PgConnection};
 
 /// How long a state may take to come on a busy machine.
@@ -61,4 +62,21 @@ pub(crate) async fn emit_on(connection: &mut PgConnection, topic: &str, key: &st
         .execute(connection)
         .await
         .unwrap();
+}
+
+/// An authority's certificate, that of a server on this machine, and the server's key, in PEM.
+pub(crate) fn certificates() -> (String, String, String) {
+    let named = |name: &str, hosts: Vec<String>| {
+        let mut params = CertificateParams::new(hosts).unwrap();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params
+    };
+    let mut params = named("authority of a test", Vec::new());
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let params = named("server of a test", vec!["localhost".to_owned(), "127.0.0.1".to_owned()]);
+    let certificate = params.signed_by(&key, &authority).unwrap();
+    (authority.pem(), certificate.pem(), key.serialize_pem())
 }

@@ -7,8 +7,9 @@ use outboxd_engine::{Publisher as _, Severity, Token, TopicState};
 use outboxd_kafka::KafkaConfig;
 use outboxd_testkit::kafka::{Broker, Options, create_topic, read_all, unique_topic};
 use outboxd_testkit::wait;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
 use tokio::time::timeout;
+
+use crate::support::certificates;
 
 use super::{LIMIT, deliver, fault, kafka_tool, look_up, receipts, record, run, with_client, writable};
 
@@ -64,23 +65,6 @@ impl Secured {
         config.properties.insert(key.to_owned(), value.to_owned());
         config
     }
-}
-
-/// The authority's certificate, the broker's, and the broker's key.
-fn certificates() -> (String, String, String) {
-    let named = |name: &str, hosts: Vec<String>| {
-        let mut params = CertificateParams::new(hosts).unwrap();
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params
-    };
-    let mut params = named("authority of a test", Vec::new());
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let params = named("broker of a test", vec!["localhost".to_owned(), "127.0.0.1".to_owned()]);
-    let certificate = params.signed_by(&key, &authority).unwrap();
-    (authority.pem(), certificate.pem(), key.serialize_pem())
 }
 
 /// With Kafka's own tool, because no other client can.
