@@ -150,6 +150,24 @@ async fn neither_http_nor_the_log_shows_a_key_or_payload_and_http_no_correlation
     }
 }
 
+/// The alerts' own tests, where Prometheus' tool is installed.
+#[test]
+fn the_alerts_fire_when_they_are_meant_to() {
+    let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/prometheus/alerts_test.yml");
+    match std::process::Command::new("promtool").args(["test", "rules"]).arg(rules).output() {
+        Ok(ran) => assert!(
+            ran.status.success(),
+            "{}{}",
+            String::from_utf8_lossy(&ran.stdout),
+            String::from_utf8_lossy(&ran.stderr)
+        ),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            eprintln!("promtool is not installed: that the alerts fire is not tested");
+        }
+        Err(error) => panic!("run promtool: {error}"),
+    }
+}
+
 #[tokio::test]
 async fn every_line_about_a_message_names_it_and_shows_its_key_only_when_asked() {
     for shows_keys in [false, true] {
