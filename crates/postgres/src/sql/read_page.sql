@@ -46,7 +46,7 @@ with recursive
       from unseen u
       cross join lateral (
         select m.seq, m.id, m.topic, m.key, m.payload, m.headers, m.partition, m.content_type, m.correlation_id,
-          m.causation_id, m.traceparent, m.tracestate, m.created_at, m.xid,
+          m.causation_id, m.traceparent, m.tracestate, m.created_at,
           coalesce(octet_length(m.payload), 0) + coalesce(octet_length(m.key), 0) + coalesce(octet_length(m.headers::text), 0) + coalesce(octet_length(m.tracestate), 0) as bytes
         from outbox.message m
         where (m.xid, m.seq) > (u.xid, $3) and (m.xid, m.seq) <= (u.xid, $2)
