@@ -95,20 +95,74 @@ async fn a_dry_run_returns_the_sql_that_does_it_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn psql_applies_the_file_and_outboxd_accepts_it() {
+async fn psql_applies_the_files_and_outboxd_accepts_them() {
     let database = Database::create().await;
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../migrations/postgres/0001_outbox.sql");
-    let output = Command::new("psql")
-        .args(["-X", "-1", "-q", "-v", "ON_ERROR_STOP=1", "-d", &database.url(), "-f"])
-        .arg(&file)
-        .output()
-        .expect("psql is missing: install PostgreSQL's client programs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../migrations/postgres");
+    for file in ["0001_outbox.sql", "0002_delivery.sql"] {
+        let output = Command::new("psql")
+            .args(["-X", "-1", "-q", "-v", "ON_ERROR_STOP=1", "-d", &database.url(), "-f"])
+            .arg(directory.join(file))
+            .output()
+            .expect("psql is missing: install PostgreSQL's client programs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
     let migrator = migrator(&database.url(), "outbox");
     assert!(migrator.apply().await.unwrap().is_empty());
-    assert_eq!(migrator.installed_version().await.unwrap(), Some(1));
+    assert_eq!(migrator.installed_version().await.unwrap(), Some(SCHEMA_VERSION));
     let mut connection = database.connect().await;
     run(&mut connection, "select outbox.emit(topic => 'orders', payload => 'x')").await.unwrap();
+}
+
+#[tokio::test]
+async fn who_had_a_part_before_a_migration_has_it_afterwards() {
+    let database = Database::create().await;
+    let mut connection = database.connect().await;
+    run(&mut connection, MIGRATIONS[0].sql).await.unwrap();
+    // A name that needs quotes, and a grant to everybody.
+    let roles = ["writer \"w\"", "relay", "reader"].map(|part| format!("{part} of {}", database.name()));
+    let [writer, relay, reader] = roles.each_ref().map(|role| format!("\"{}\"", role.replace('"', "\"\"")));
+    run(
+        &mut connection,
+        &format!(
+            "create role {writer}; create role {relay}; create role {reader};
+             grant usage on schema outbox to {writer}, {relay}, {reader};
+             grant insert (topic, payload) on outbox.message to {writer};
+             grant execute on function
+               outbox.emit(text, bytea, text, jsonb, integer, text, text, text, text, text, uuid) to {writer}, public;
+             grant select, delete on outbox.held to {relay};
+             grant select on outbox.held to {reader}"
+        ),
+    )
+    .await
+    .unwrap();
+    migrator(&database.url(), "outbox").apply().await.unwrap();
+    let may = async |connection: &mut PgConnection, sql: &str| {
+        assert_eq!(text(connection, sql).await.as_deref(), Some("true"), "{sql}");
+    };
+    let emit = "outbox.emit(text, jsonb, text, jsonb, integer, text, text, text, text, text, uuid, timestamptz, text)";
+    for sql in [
+        format!("select has_function_privilege('{}', '{emit}', 'execute')::text", roles[0]),
+        format!("select has_function_privilege('{}', '{emit}', 'execute')::text", roles[2]),
+        format!(
+            "select has_function_privilege('{}', 'outbox.cancel(uuid, text)', 'execute')::text",
+            roles[0]
+        ),
+        format!(
+            "select has_column_privilege('{}', 'outbox.message', 'deliver_after', 'insert')::text",
+            roles[0]
+        ),
+        format!("select has_table_privilege('{}', 'outbox.scheduled', 'delete')::text", roles[1]),
+        format!("select has_table_privilege('{}', 'outbox.scheduled', 'select')::text", roles[2]),
+        format!("select (not has_table_privilege('{}', 'outbox.scheduled', 'delete'))::text", roles[2]),
+        format!(
+            "select (not has_column_privilege('{}', 'outbox.held_edit', 'payload', 'select'))::text",
+            roles[2]
+        ),
+    ] {
+        may(&mut connection, &sql).await;
+    }
+    let drop = format!("drop owned by {writer}, {relay}, {reader}; drop role {writer}, {relay}, {reader}");
+    run(&mut connection, &drop).await.unwrap();
 }
 
 #[tokio::test]
@@ -253,19 +307,21 @@ async fn what_is_installed_keeps_its_rules() {
            and relkind in ('r', 'v') and obj_description(oid, 'pg_class') is null",
     )
     .await;
-    // Functions run with the rights of their caller and find nothing but what they name.
+    // Functions find nothing but what they name, and run with the rights of their caller: but for cancel, which answers a question
+    // about intents that a writer may not read.
     none(
         &mut connection,
         "select string_agg(oid::regprocedure::text, ', ') from pg_proc where pronamespace = 'outbox'::regnamespace
-           and (prosecdef or proconfig is null or not proconfig @> '{\"search_path=pg_catalog, pg_temp\"}')",
+           and (prosecdef <> (proname = 'cancel') or proconfig is null or not proconfig @> '{\"search_path=pg_catalog, pg_temp\"}')",
     )
     .await;
-    // xid is drawn first and seq last, one at a time.
+    // xid is drawn first and seq last, one at a time; what was added later has no default to evaluate.
     assert_eq!(
         text(
             &mut connection,
             "select (array_agg(attname::text order by attnum))[1] || ' ' || (array_agg(attname::text order by attnum desc))[1]
-             from pg_attribute where attrelid = 'outbox.message'::regclass and attnum > 0 and not attisdropped",
+             from pg_attribute where attrelid = 'outbox.message'::regclass and attnum > 0 and not attisdropped
+               and (atthasdef or attidentity <> '')",
         )
         .await
         .as_deref(),

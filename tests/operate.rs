@@ -254,6 +254,7 @@ async fn the_preflight_finds_nothing_wrong_with_what_migrate_and_grants_made() {
             "sequence cache",
             "schema version",
             "migrations",
+            "migrations",
             "sequence",
             "system identifier",
             "cursor's snapshot",

@@ -18,7 +18,7 @@ impl SqliteHarness {
     async fn create() -> Self {
         let harness = Self { directory: tempfile::tempdir().unwrap() };
         let applied = Migrator::new(harness.config()).apply().await.unwrap();
-        assert_eq!(applied.len(), 1);
+        assert_eq!(applied.len(), outboxd_sqlite::migrate::MIGRATIONS.len());
         harness
     }
 

@@ -19,11 +19,11 @@ use crate::schema::{RoleName, SchemaName, render, render_for_role};
 use crate::session::{CallError, address};
 
 /// The schema version that this relay was built for.
-pub const SCHEMA_VERSION: i32 = 1;
+pub const SCHEMA_VERSION: i32 = 2;
 
-/// The oldest schema version that this relay runs with: the one before, so that migrating and rolling out are two steps in
-/// either order. There is none before the first.
-pub const SCHEMA_VERSION_MIN: i32 = 1;
+/// The oldest schema version that this relay runs with. Once there is a release, the one that the release before installs, so that
+/// migrating and rolling out are two steps in either order; version 1 was never in a release.
+pub const SCHEMA_VERSION_MIN: i32 = 2;
 
 /// The oldest server that has `xid8` and `pg_current_xact_id()`, as `server_version_num`.
 const SERVER_VERSION_MIN: i32 = 130_000;
@@ -43,11 +43,18 @@ pub struct Migration {
 }
 
 /// Every migration, ascending.
-pub const MIGRATIONS: [Migration; 1] = [Migration {
-    version: 1,
-    name: "outbox",
-    sql: include_str!("../../../migrations/postgres/0001_outbox.sql"),
-}];
+pub const MIGRATIONS: [Migration; 2] = [
+    Migration {
+        version: 1,
+        name: "outbox",
+        sql: include_str!("../../../migrations/postgres/0001_outbox.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "delivery",
+        sql: include_str!("../../../migrations/postgres/0002_delivery.sql"),
+    },
+];
 
 impl Migration {
     /// SHA-256 of the file, in hex. Of the file and not of what was rendered: it is the same in every schema.

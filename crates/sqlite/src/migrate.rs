@@ -14,10 +14,10 @@ use crate::config::SqliteConfig;
 use crate::session::options;
 
 /// The schema version that this version of the relay was built for.
-pub const SCHEMA_VERSION: i32 = 1;
+pub const SCHEMA_VERSION: i32 = 2;
 
-/// The oldest schema version that it serves.
-pub const SCHEMA_VERSION_MIN: i32 = 1;
+/// The oldest schema version that it serves; version 1 was never in a release.
+pub const SCHEMA_VERSION_MIN: i32 = 2;
 
 /// A numbered step of the outbox's schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,11 +31,14 @@ pub struct Migration {
 }
 
 /// Every migration, in order.
-pub const MIGRATIONS: [Migration; 1] = [Migration {
-    version: 1,
-    name: "outbox",
-    sql: include_str!("../../../migrations/sqlite/0001_outbox.sql"),
-}];
+pub const MIGRATIONS: [Migration; 2] = [
+    Migration { version: 1, name: "outbox", sql: include_str!("../../../migrations/sqlite/0001_outbox.sql") },
+    Migration {
+        version: 2,
+        name: "delivery",
+        sql: include_str!("../../../migrations/sqlite/0002_delivery.sql"),
+    },
+];
 
 impl Migration {
     /// SHA-256 of the file, in hexadecimal.

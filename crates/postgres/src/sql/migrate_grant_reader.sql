@@ -1,6 +1,9 @@
 -- The reader looks and changes nothing: status, held messages, receipts, the audit. It sees no key, no payload and no header.
 grant usage on schema outbox to reader_role;
-grant select (seq, xid, id, topic, partition, content_type, correlation_id, causation_id, traceparent, tracestate, created_at)
+grant select (seq, xid, id, topic, partition, content_type, correlation_id, causation_id, traceparent, tracestate, created_at,
+  deliver_after, idempotency_key)
   on outbox.message to reader_role;
 grant select on outbox.envelope, outbox.migration, outbox.cursor, outbox.receipt, outbox.held, outbox.held_action to reader_role;
 grant select on sequence outbox.message_seq_seq to reader_role;
+grant select on outbox.scheduled, outbox.cancelled, outbox.operation, outbox.sweep to reader_role;
+grant select (seq, edited, topic, partition, edited_at) on outbox.held_edit to reader_role;

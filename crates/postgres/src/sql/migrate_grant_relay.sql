@@ -9,3 +9,7 @@ grant select, update on outbox.cursor to relay_role;
 grant select, insert, delete on outbox.receipt to relay_role;
 grant select, insert, update, delete on outbox.held to relay_role;
 grant select, insert on outbox.held_action to relay_role;
+grant select, insert, delete on outbox.scheduled, outbox.cancelled to relay_role;
+grant select, insert, update, delete on outbox.held_edit to relay_role;
+grant select, insert on outbox.operation to relay_role;
+grant select, update on outbox.sweep to relay_role;

@@ -1,8 +1,8 @@
 -- What can role $1 not do that its part ($2: writer, relay, reader) needs? One line of text each. GRANT by a role that may not
 -- grant is a warning and no error, so this is asked after granting, and by the preflight.
 with needs(part, privilege, relation, columns) as (values
-  ('writer', 'insert', 'message', '{id,topic,key,payload,headers,partition,content_type,correlation_id,causation_id,traceparent,tracestate}'::text[]),
-  ('writer', 'select', 'message', '{id,seq}'),
+  ('writer', 'insert', 'message', '{id,topic,key,payload,headers,partition,content_type,correlation_id,causation_id,traceparent,tracestate,deliver_after,idempotency_key}'::text[]),
+  ('writer', 'select', 'message', '{id,seq,idempotency_key}'),
   ('relay', 'select', 'message', null),
   ('relay', 'delete', 'message', null),
   ('relay', 'select', 'envelope', null),
@@ -19,14 +19,33 @@ with needs(part, privilege, relation, columns) as (values
   ('relay', 'delete', 'held', null),
   ('relay', 'select', 'held_action', null),
   ('relay', 'insert', 'held_action', null),
-  ('reader', 'select', 'message', '{seq,xid,id,topic,partition,content_type,correlation_id,causation_id,traceparent,tracestate,created_at}'),
+  ('relay', 'select', 'scheduled', null),
+  ('relay', 'insert', 'scheduled', null),
+  ('relay', 'delete', 'scheduled', null),
+  ('relay', 'select', 'cancelled', null),
+  ('relay', 'insert', 'cancelled', null),
+  ('relay', 'delete', 'cancelled', null),
+  ('relay', 'select', 'held_edit', null),
+  ('relay', 'insert', 'held_edit', null),
+  ('relay', 'update', 'held_edit', null),
+  ('relay', 'delete', 'held_edit', null),
+  ('relay', 'select', 'operation', null),
+  ('relay', 'insert', 'operation', null),
+  ('relay', 'select', 'sweep', null),
+  ('relay', 'update', 'sweep', null),
+  ('reader', 'select', 'message', '{seq,xid,id,topic,partition,content_type,correlation_id,causation_id,traceparent,tracestate,created_at,deliver_after,idempotency_key}'),
   ('reader', 'select', 'envelope', null),
   ('reader', 'select', 'migration', null),
   ('reader', 'select', 'message_seq_seq', null),
   ('reader', 'select', 'cursor', null),
   ('reader', 'select', 'receipt', null),
   ('reader', 'select', 'held', null),
-  ('reader', 'select', 'held_action', null))
+  ('reader', 'select', 'held_action', null),
+  ('reader', 'select', 'scheduled', null),
+  ('reader', 'select', 'cancelled', null),
+  ('reader', 'select', 'operation', null),
+  ('reader', 'select', 'sweep', null),
+  ('reader', 'select', 'held_edit', '{seq,edited,topic,partition,edited_at}'))
 select missing from (
   select 'usage on schema ' || n.nspname as missing
   from pg_catalog.pg_namespace n
@@ -48,6 +67,6 @@ select missing from (
   union all
   select 'execute on ' || p.oid::pg_catalog.regprocedure::text
   from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
-  where n.nspname = 'outbox'::name and p.proname = 'emit' and $2 = 'writer'
+  where n.nspname = 'outbox'::name and p.proname in ('emit', 'cancel') and $2 = 'writer'
     and not pg_catalog.has_function_privilege($1::name, p.oid, 'execute')
 ) found order by missing
