@@ -4,7 +4,7 @@
 //! The relay plans each statement once per session, perhaps while the table is empty and never analysed. So the statements are
 //! prepared on an empty table, the table is filled behind their back, and they are explained as they are executed.
 
-use outboxd_engine::Outbox;
+use outboxd_engine::{Outbox, Upkeep};
 use outboxd_postgres::sql::{Statements, reading_settings};
 use outboxd_postgres::{PostgresConfig, PostgresOutbox, SchemaName};
 use outboxd_testkit::postgres::Database;

@@ -303,6 +303,10 @@ comment on column outbox.sweep.found is 'Messages that the cursor had passed and
 comment on index outbox.sweep_pkey is 'Keeps the sweep a single row.';
 insert into outbox.sweep default values;
 
+-- Receipts out of order span less than 4096 places each, so that whoever looks for a place knows where to begin. Rows of before:
+create index receipt_wide on outbox.receipt (seq_first) where out_of_order and seq_last - seq_first >= 4096;
+comment on index outbox.receipt_wide is 'Serves the sweep: receipts out of order that are wider, written by an earlier version.';
+
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Whoever had a part of 0001 has it still. The same grants as `outboxd migrate grants` gives.
 do $$

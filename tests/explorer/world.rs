@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use outboxd_core::{Cursor, Page, PageFrame, Snapshot};
-use outboxd_engine::{Outbox, PageLimit, PurgeLimit, Settlement, Term};
+use outboxd_engine::{Outbox, PageLimit, PurgeLimit, Settlement, Term, Upkeep};
 use outboxd_postgres::migrate::Migrator;
 use outboxd_postgres::sql::Statements;
 use outboxd_postgres::{PostgresConfig, PostgresOutbox, SchemaName};

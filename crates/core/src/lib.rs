@@ -15,6 +15,8 @@ pub mod held;
 
 pub mod receipts;
 
+pub mod sweep;
+
 pub mod backoff;
 
 pub use backoff::Backoff;

@@ -44,6 +44,25 @@ pub enum DecodeError {
 
 const FORMAT: u8 = 1;
 
+/// Receipts out of order are stored in runs whose places lie within so many: whoever looks for a place then knows how far before it
+/// a run that holds it may begin.
+pub const RUN_SPAN: i64 = 4_096;
+
+/// Cuts receipts, ascending by `seq`, into runs of less than [`RUN_SPAN`] places from the first to the last.
+#[must_use]
+pub fn runs(entries: Vec<ReceiptEntry>) -> Vec<Vec<ReceiptEntry>> {
+    let mut runs: Vec<Vec<ReceiptEntry>> = Vec::new();
+    for entry in entries {
+        match runs.last_mut() {
+            Some(run) if run.first().is_some_and(|first| entry.seq.0 - first.seq.0 < RUN_SPAN) => {
+                run.push(entry);
+            }
+            Some(_) | None => runs.push(vec![entry]),
+        }
+    }
+    runs
+}
+
 /// Packs receipts. Entries are sorted by `seq` first; a `seq` occurs once.
 #[must_use]
 pub fn encode(entries: &mut [ReceiptEntry]) -> Vec<u8> {
@@ -182,6 +201,22 @@ mod tests {
         fn damaged_bytes_are_an_error_and_never_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(decode(&bytes).is_ok() || decode(&bytes).is_err());
         }
+    }
+
+    #[test]
+    fn runs_hold_every_receipt_in_order_and_none_is_wider_than_its_span() {
+        let entry = |seq| ReceiptEntry {
+            seq: Seq(seq),
+            topic: "orders".into(),
+            receipt: Receipt { partition: 0, offset: seq },
+            acknowledged_ms_before: 0,
+        };
+        let entries: Vec<_> =
+            [1, 2, RUN_SPAN, RUN_SPAN + 1, RUN_SPAN + 2, 9 * RUN_SPAN].into_iter().map(entry).collect();
+        let runs = runs(entries.clone());
+        assert_eq!(runs.iter().map(Vec::len).collect::<Vec<_>>(), [3, 2, 1]);
+        assert_eq!(runs.concat(), entries);
+        assert!(super::runs(Vec::new()).is_empty());
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::outbox::{PageLimit, PurgeLimit};
+use crate::outbox::PageLimit;
+use crate::upkeep::PurgeLimit;
 
 /// The loop's settings. Times are durations, sizes are counts or bytes as named.
 #[derive(Clone, Debug)]
@@ -37,6 +38,10 @@ pub struct RelayConfig {
     pub purge_every: Duration,
     /// What purge may delete.
     pub purge: PurgeLimit,
+    /// Between the end of one lap of the sweep and the beginning of the next.
+    pub sweep_every: Duration,
+    /// Messages that one turn of the sweep compares.
+    pub sweep_rows: u32,
     /// How long a drain may take.
     pub grace: Duration,
     /// Whether log lines about a message show its key beside the hash.
@@ -62,6 +67,8 @@ impl Default for RelayConfig {
             backlog_every: Duration::from_secs(2),
             purge_every: Duration::from_secs(60),
             purge: PurgeLimit { keep_messages: 7 * DAY, keep_receipts: 30 * DAY, rows: 1_000 },
+            sweep_every: Duration::from_secs(600),
+            sweep_rows: 20_000,
             grace: Duration::from_secs(25),
             log_keys: false,
         }

@@ -16,6 +16,7 @@ use crate::pipeline::{End, Pipeline};
 use crate::publisher::Publisher;
 use crate::purge;
 use crate::relay::Relay;
+use crate::sweep;
 
 /// How a term ended.
 #[derive(Debug)]
@@ -36,6 +37,13 @@ impl<O: Outbox, P: Publisher> Relay<O, P> {
             Arc::clone(&self.outbox),
             Arc::clone(&self.observer),
             self.config.clone(),
+        ));
+        background.spawn(sweep::laps(
+            Arc::clone(&self.outbox),
+            Arc::clone(&self.observer),
+            self.config.clone(),
+            term,
+            Arc::clone(&self.lasting.stranded),
         ));
         let end = self.runs(term, &mut background, drain).await;
         background.shutdown().await;

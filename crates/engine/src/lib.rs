@@ -7,9 +7,13 @@
 
 pub mod outbox;
 
+pub mod upkeep;
+
 pub mod publisher;
 
 pub mod operate;
+
+pub mod rebase;
 
 pub mod observe;
 
@@ -27,6 +31,8 @@ mod read;
 
 mod topics;
 
+mod cluster;
+
 mod publish;
 
 mod classify;
@@ -41,6 +47,8 @@ mod release;
 
 mod purge;
 
+mod sweep;
+
 mod drain;
 
 pub use config::RelayConfig;
@@ -50,8 +58,10 @@ pub use operate::{
     OperateError, OutboxStatus, Severity,
 };
 pub use outbox::{
-    Backlog, Due, DurabilityMark, HeldChange, HeldCount, HeldSignal, Outbox, OutboxError, PageLimit,
-    PurgeLimit, Purged, ReadPage, ReleaseQuery, Settlement, Start, Term, chain,
+    Due, DurabilityMark, HeldChange, HeldCount, HeldSignal, Outbox, OutboxError, PageLimit, ReadPage,
+    ReleaseQuery, Settlement, Start, Term, chain,
 };
 pub use publisher::{EnqueueError, Publisher, PublisherStats, Report, Token, TopicState};
+pub use rebase::{Rebase, RebaseFigures, RebasePlan};
 pub use relay::{Relay, RelayError};
+pub use upkeep::{Backlog, PurgeLimit, Purged, Stranded, Swept, Upkeep};

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use outboxd_core::HoldReason;
 
-use crate::outbox::{Backlog, Purged};
 use crate::publisher::PublisherStats;
+use crate::upkeep::{Backlog, Purged, Swept};
 
 /// A side of the relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -176,6 +176,8 @@ pub enum Event<'a> {
     BacklogMeasured(&'a Backlog),
     /// A purge step.
     PurgeStep(Purged),
+    /// A turn of the sweep.
+    SweepTurn(&'a Swept),
 }
 
 /// Is told what happened.

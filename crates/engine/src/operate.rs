@@ -10,7 +10,8 @@ use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::outbox::{Backlog, OutboxError};
+use crate::outbox::OutboxError;
+use crate::upkeep::Backlog;
 
 /// One held message, as an operator names it: `id`, or `id@seq` where an application has used an id more than once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

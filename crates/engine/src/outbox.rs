@@ -8,6 +8,8 @@
 //!   from another incarnation than the lead session's, the call fails with [`OutboxError::Unavailable`]; the engine then
 //!   drops everything, calls [`Outbox::step_down`] and leads again.
 //! - [`Outbox::settle`] is one statement, fenced by epoch and nonce, that compares and swaps the cursor.
+//!
+//! What is done beside the path is [`Upkeep`].
 
 use std::fmt::Write as _;
 use std::future::Future;
@@ -15,6 +17,8 @@ use std::time::Duration;
 
 use outboxd_core::{Cursor, Hold, KeyHash, Message, Page, ReceiptEntry, Seq};
 use uuid::Uuid;
+
+use crate::upkeep::Upkeep;
 
 /// Why a call to the outbox failed.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +75,8 @@ pub struct Start {
     pub held: Vec<HeldCount>,
     /// Number of the last operator action that is reflected in `held`.
     pub actions: i64,
+    /// The Kafka cluster that this outbox is published to; `None` until a relay has reached one.
+    pub kafka_cluster: Option<String>,
 }
 
 /// How many messages of a key are held.
@@ -168,41 +174,8 @@ pub struct HeldChange {
     pub actions: i64,
 }
 
-/// What has not been delivered, from the table.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Backlog {
-    /// Committed messages that are not dispatched and not held; exact up to 10,000, an upper estimate beyond.
-    pub messages: u64,
-    /// Age of the oldest message that is not dispatched, held ones included; zero if there is none.
-    pub oldest_age: Duration,
-    /// Held messages by state and reason, as the words of `HoldState` and `HoldReason`.
-    pub held: Vec<(String, String, u64)>,
-}
-
-/// What purge may delete in one small step.
-#[derive(Clone, Copy, Debug)]
-pub struct PurgeLimit {
-    /// Dispatched intents older than this go.
-    pub keep_messages: Duration,
-    /// Receipts older than this go.
-    pub keep_receipts: Duration,
-    /// At most so many rows of each a step.
-    pub rows: u32,
-}
-
-/// What a purge step deleted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Purged {
-    /// Intents.
-    pub messages: u64,
-    /// Receipt rows.
-    pub receipts: u64,
-    /// Whether another step would find more.
-    pub more: bool,
-}
-
 /// The database that holds the outbox, as the loop needs it.
-pub trait Outbox: Send + Sync + 'static {
+pub trait Outbox: Upkeep {
     /// Tries to take the lead: verifies the outbox (schema version, server not in recovery, same cluster as the cursor),
     /// takes the liveness lock, then bumps the epoch in a synchronous commit. `None`: another relay leads.
     ///
@@ -263,17 +236,16 @@ pub trait Outbox: Send + Sync + 'static {
         actions: i64,
     ) -> impl Future<Output = Result<(Vec<Due>, Option<HeldChange>), OutboxError>> + Send;
 
-    /// Measures what is undelivered. Works for a standby too.
+    /// Remembers the Kafka cluster that this outbox is published to, unless one is remembered already. Asked before anything is
+    /// published, because the first record may be one too many.
     ///
     /// # Errors
-    /// [`OutboxError::Unavailable`].
-    fn backlog(&self) -> impl Future<Output = Result<Backlog, OutboxError>> + Send;
-
-    /// Deletes one small step of what is dispatched and old; never anything undelivered or held.
-    ///
-    /// # Errors
-    /// [`OutboxError::Unavailable`].
-    fn purge(&self, limit: PurgeLimit) -> impl Future<Output = Result<Purged, OutboxError>> + Send;
+    /// [`OutboxError::Fenced`] if the term is over.
+    fn remember_kafka(
+        &self,
+        term: Term,
+        cluster: &str,
+    ) -> impl Future<Output = Result<(), OutboxError>> + Send;
 
     /// Closes every session, giving up the lock. Never fails: what cannot be closed is dropped.
     fn step_down(&self) -> impl Future<Output = ()> + Send;

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster::{ClusterAnswer, ClusterCheck};
 use crate::config::RelayConfig;
 use crate::held::HeldBook;
 use crate::observe::{Event, Observe, Side};
@@ -81,12 +82,15 @@ pub(crate) struct Lasting {
     pub(crate) page_read: Arc<AtomicBool>,
     /// The term has settled something.
     pub(crate) has_settled: bool,
+    /// The sweep has held messages. Shared with the task that sweeps.
+    pub(crate) stranded: Arc<AtomicBool>,
 }
 
 impl Lasting {
     pub(crate) fn begin_term(&mut self) {
         self.page_read = Arc::default();
         self.has_settled = false;
+        self.stranded = Arc::default();
     }
 
     /// What a relay without the lead says of Kafka and of messages: nothing.
@@ -124,6 +128,7 @@ pub(crate) struct Pipeline<'r, O: Outbox, P: Publisher> {
     /// The client's queue is full: wait for a report.
     pub(crate) full: bool,
     pub(crate) settle: crate::settle::Settler,
+    pub(crate) cluster: ClusterCheck,
     pub(crate) look_ups: JoinSet<Vec<(String, TopicState)>>,
     pub(crate) look_up_at: Option<Instant>,
     pub(crate) look_up_backoff: outboxd_core::Backoff,
@@ -158,6 +163,10 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
             alone: false,
             full: false,
             settle: crate::settle::Settler::default(),
+            cluster: ClusterCheck::new(
+                start.kafka_cluster,
+                outboxd_core::Backoff::new(config.backoff_min, config.backoff_max),
+            ),
             look_ups: JoinSet::new(),
             look_up_at: None,
             look_up_backoff: outboxd_core::Backoff::new(config.backoff_min, config.backoff_max),
@@ -197,6 +206,7 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
+            self.ask_for_cluster();
             self.feed();
             self.start_settle();
             if let Some(end) = self.quieted().await {
@@ -225,6 +235,14 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
                 Some(page) = pages.recv(), if takes_pages => self.take_page(page),
                 () = self.publisher.reports(&mut reports), if self.window.outstanding() > 0 => {
                     self.classify_reports(&mut reports);
+                }
+                Some(answer) = self.cluster.calls.join_next() => {
+                    let answer = answer.unwrap_or_else(|error| {
+                        ClusterAnswer::Remembered(Err(OutboxError::unavailable("ask for the cluster", error)))
+                    });
+                    if let Err(error) = self.learn_cluster(answer) {
+                        return End::Lost(error);
+                    }
                 }
                 Some(answers) = self.look_ups.join_next() => match answers {
                     Ok(answers) => self.learn_topics(answers),
@@ -306,6 +324,10 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
             && now.saturating_duration_since(self.heard_at) > self.config.outage_after
         {
             self.kafka_is_out("no broker has acknowledged anything");
+        }
+        if self.lasting.stranded.swap(false, Ordering::Acquire) {
+            self.held.any = true;
+            self.held_at = now;
         }
         let again = self.lasting.topics.ask_again(now);
         self.look_up(&again);

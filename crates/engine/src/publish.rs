@@ -32,6 +32,13 @@ enum Step {
 impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
     /// Publishes what waits, until something must be waited for.
     pub(crate) fn feed(&mut self) {
+        if !self.cluster.verified {
+            // What is to be known of their topics can be asked for meanwhile.
+            if !self.feed.is_empty() {
+                self.ask_for_topics();
+            }
+            return;
+        }
         let mut published = 0;
         while self.quiet.is_none() && !self.alone && !self.full {
             let Some(waiting) = self.feed.pop_front() else { break };

@@ -71,6 +71,13 @@ pub trait Publisher: Send + 'static {
         topics: Vec<String>,
     ) -> impl Future<Output = Vec<(String, TopicState)>> + Send + 'static;
 
+    /// Asks which Kafka cluster the client talks to. Answers within the publisher's own deadline; the future owns what it needs.
+    /// `None`: brokers answer and name no cluster.
+    ///
+    /// # Errors
+    /// [`DeliveryError`] if no broker answers.
+    fn cluster(&self) -> impl Future<Output = Result<Option<String>, DeliveryError>> + Send + 'static;
+
     /// Whether a renewal is needed before more is enqueued: fatal error, or settings that no longer fit the topics (a
     /// batch size above a topic's limit).
     fn must_renew(&self) -> bool;

@@ -10,13 +10,14 @@ use tokio::time::Instant;
 
 use crate::config::RelayConfig;
 use crate::observe::{Event, Observe};
-use crate::outbox::{Outbox, OutboxError, chain};
+use crate::outbox::{OutboxError, chain};
+use crate::upkeep::Upkeep;
 
 /// Between two steps of one purge, so that it never keeps the database busy.
 const STEP_PAUSE: Duration = Duration::from_millis(50);
 
 /// Runs for the length of a term. Never ends by itself.
-pub(crate) async fn upkeep<O: Outbox>(
+pub(crate) async fn upkeep<O: Upkeep>(
     outbox: Arc<O>,
     observer: Arc<dyn Observe>,
     config: RelayConfig,
@@ -46,7 +47,7 @@ pub(crate) async fn upkeep<O: Outbox>(
 }
 
 /// Measures the backlog and tells the observer; a failure is logged and costs nothing else.
-pub(crate) async fn measure<O: Outbox>(outbox: &O, observer: &dyn Observe) {
+pub(crate) async fn measure<O: Upkeep>(outbox: &O, observer: &dyn Observe) {
     match outbox.backlog().await {
         Ok(backlog) => observer.observe(&Event::BacklogMeasured(&backlog)),
         Err(error) => tracing::debug!(target: "outboxd::lead", error = chain(&error),

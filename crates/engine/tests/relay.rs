@@ -25,6 +25,7 @@ struct Counts {
     parked: u32,
     enqueued: usize,
     overtaken: u32,
+    stranded: usize,
 }
 
 impl Observe for Seen {
@@ -43,6 +44,7 @@ impl Observe for Seen {
             Event::Held { parked: true, .. } => counts.parked += 1,
             Event::Enqueued { messages } => counts.enqueued += messages,
             Event::Overtaken => counts.overtaken += 1,
+            Event::SweepTurn(swept) => counts.stranded += swept.stranded.len(),
             _ => {}
         }
     }
@@ -530,5 +532,54 @@ async fn who_loses_the_lead_says_nothing_of_kafka_any_more() {
     until("it is over for this relay", || relay.counts().kafka_outages_over == 1).await;
     broker.unreachable(false);
     until("3 receipts", || table.receipts().len() == 3).await;
+    relay.drained().await;
+}
+
+/// D1. What the sweep finds goes out in the order of its key: before what waits behind it, and without disturbing anybody else.
+#[tokio::test(start_paused = true)]
+async fn a_stranded_message_is_found_published_and_told_of() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders"]));
+    table.commit(&numbered("orders", "a", 0..20));
+    let config = RelayConfig { sweep_every: Duration::from_secs(10), sweep_rows: 7, ..config() };
+    let relay = Running::start_with(&table, &broker, config);
+    until("all are dispatched", || table.receipts().len() == 20).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(relay.counts().stranded, 0);
+    assert_eq!(broker.log().len(), 20, "a sweep that finds nothing publishes nothing");
+    table.strand(table.intents()[3]);
+    until("it was found and dispatched", || table.receipts().len() == 20 && table.held().is_empty()).await;
+    let log = broker.log();
+    assert_eq!(log.len(), 21);
+    assert_eq!(log[20].payload.as_deref(), Some("a3"));
+    assert_eq!(relay.drained().await.stranded, 1);
+}
+
+/// A copy of the database that reaches another Kafka publishes nothing there; with the one that it knows it goes on.
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_reaches_another_kafka_cluster_publishes_nothing_and_ends() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders"]));
+    broker.unreachable(true);
+    table.commit(&numbered("orders", "a", 0..3));
+    let relay = Running::start(&table, &broker);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(relay.counts().outages, 1);
+    broker.unreachable(false);
+    until("it goes on", || table.receipts().len() == 3).await;
+    relay.drained().await;
+
+    table.commit(&numbered("orders", "a", 3..6));
+    let other = ScriptedBroker::with_topics(&["orders"]);
+    other.cluster("staging");
+    let relay = Running::start(&table, &other);
+    let refused = relay.task.await.unwrap().unwrap_err();
+    let text = outboxd_engine::chain(&refused);
+    assert!(
+        text.contains("scripted") && text.contains("staging") && text.contains("outboxd rebase"),
+        "{text}"
+    );
+    assert_eq!(other.log(), []);
+
+    let relay = Running::start(&table, &broker);
+    until("the one that is known", || table.receipts().len() == 6).await;
     relay.drained().await;
 }

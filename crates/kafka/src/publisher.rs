@@ -292,6 +292,11 @@ impl Publisher for KafkaPublisher {
         self.topics.look_up(producer, topics)
     }
 
+    fn cluster(&self) -> impl Future<Output = Result<Option<String>, DeliveryError>> + Send + 'static {
+        let producer = self.client.as_ref().map(|client| client.producer.clone());
+        self.topics.cluster(producer)
+    }
+
     fn must_renew(&self) -> bool {
         self.client.as_ref().is_none_or(|client| {
             client.limits != self.topics.limits() || client.producer.client().fatal_error().is_some()

@@ -22,6 +22,9 @@ use crate::connection::{Connection, end_client};
 use crate::fault::delivery_error;
 use crate::publisher::Reporter;
 
+/// A request without a topic lists everything in the cluster. Nothing is created: the client asks for that not to be done.
+const NO_TOPIC: &str = "outboxd-no-topic";
+
 /// Looks topics up.
 pub(crate) struct Topics {
     config: Arc<KafkaConfig>,
@@ -108,6 +111,40 @@ impl Topics {
             let states: Vec<_> = seen.into_iter().map(state_of).collect();
             topics.into_iter().zip(states).collect()
         }
+    }
+}
+
+impl Topics {
+    /// Asks for the cluster's name. The client keeps it from its first metadata, so as a rule nothing is sent.
+    pub(crate) fn cluster(
+        &self,
+        producer: Option<ThreadedProducer<Reporter>>,
+    ) -> impl Future<Output = Result<Option<String>, DeliveryError>> + Send + 'static {
+        let (connection, within) = (self.connection.clone(), self.config.look_up_within);
+        async move {
+            let Some(producer) = producer else { return Err(no_client()) };
+            spawn_blocking(move || cluster_of(&producer, &connection, within))
+                .await
+                .map_err(|_| no_client())?
+        }
+    }
+}
+
+/// Blocks. A client that has no name after its time is asked about a topic that need not exist: if that is answered, the
+/// brokers give none.
+fn cluster_of(
+    producer: &ThreadedProducer<Reporter>,
+    connection: &Connection,
+    within: Duration,
+) -> Result<Option<String>, DeliveryError> {
+    let client = producer.client();
+    if let Some(cluster) = client.fetch_cluster_id(within) {
+        connection.answered();
+        return Ok(Some(cluster));
+    }
+    match client.fetch_metadata(Some(NO_TOPIC), within) {
+        Ok(_) => Ok(client.fetch_cluster_id(Duration::from_millis(1))),
+        Err(error) => Err(connection.unreachable(&error)),
     }
 }
 

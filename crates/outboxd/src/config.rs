@@ -206,6 +206,8 @@ impl Config {
                 keep_receipts: check.days("purge.keep_receipts_days"),
                 rows: clamp_u32(check.number("purge.rows")),
             },
+            sweep_every: check.millis("sweep.every_ms"),
+            sweep_rows: clamp_u32(check.number("sweep.rows")),
             grace: check.millis("shutdown.grace_ms"),
             log_keys: check.parsed("log.keys", |text| text.parse().ok()).unwrap_or_default(),
             ..RelayConfig::default()

@@ -66,7 +66,8 @@ impl Failpoint {
             | Event::PossibleDuplicates { .. }
             | Event::InFlight { .. }
             | Event::BacklogMeasured(_)
-            | Event::PurgeStep(_) => None,
+            | Event::PurgeStep(_)
+            | Event::SweepTurn(_) => None,
         }
     }
 }

@@ -81,6 +81,9 @@ struct Handles {
     reconnects: [Counter; 2],
     purged_messages: Counter,
     purged_receipts: Counter,
+    swept: Counter,
+    stranded: Counter,
+    lap_age: Gauge,
     dropped_lines: Counter,
 }
 
@@ -120,10 +123,12 @@ impl Metrics {
     /// The exposition, with what depends on the time of asking computed now.
     pub(crate) fn render(&self) -> String {
         let now = Instant::now();
-        let (oldest, measured, heartbeat) = {
+        let (oldest, measured, heartbeat, lap) = {
             let delivery = self.delivery();
-            (delivery.oldest_age(now), delivery.measured_age(now), delivery.heartbeat_age(now))
+            let (oldest, measured) = (delivery.oldest_age(now), delivery.measured_age(now));
+            (oldest, measured, delivery.heartbeat_age(now), delivery.lap_age(now))
         };
+        self.handles.lap_age.set(lap.as_secs_f64());
         self.handles.oldest_age.set(oldest.as_secs_f64());
         self.handles.measured_age.set(measured.as_secs_f64());
         self.handles.heartbeat_age.set(heartbeat.as_secs_f64());
@@ -193,7 +198,10 @@ impl Observe for Metrics {
                 handles.leader.set(1.0);
                 handles.epoch.set(to_f64(u64::try_from(epoch).unwrap_or(0)));
             }
-            Event::StandingBy | Event::LeadLost { .. } => handles.leader.set(0.0),
+            Event::StandingBy | Event::LeadLost { .. } => {
+                handles.leader.set(0.0);
+                self.delivery().swept(Instant::now(), None);
+            }
             Event::SettleRefused => handles.settles_refused.increment(1),
             Event::OutageBegan { side } => self.outage(side, true),
             Event::OutageEnded { side, .. } => self.outage(side, false),
@@ -230,6 +238,11 @@ impl Observe for Metrics {
             Event::PurgeStep(purged) => {
                 handles.purged_messages.increment(purged.messages);
                 handles.purged_receipts.increment(purged.receipts);
+            }
+            Event::SweepTurn(swept) => {
+                handles.swept.increment(swept.compared);
+                handles.stranded.increment(swept.stranded.len() as u64);
+                self.delivery().swept(Instant::now(), Some(swept.lap_age));
             }
         }
     }
@@ -295,6 +308,9 @@ impl Handles {
             reconnects: by_side("outboxd_reconnects_total"),
             purged_messages: self::counter(recorder, "outboxd_purged_rows_total", &[("rows", "messages")]),
             purged_receipts: self::counter(recorder, "outboxd_purged_rows_total", &[("rows", "receipts")]),
+            swept: counter("outboxd_swept_total"),
+            stranded: counter("outboxd_stranded_total"),
+            lap_age: gauge("outboxd_sweep_lap_age_seconds"),
             dropped_lines: counter("outboxd_log_lines_dropped_total"),
         }
     }

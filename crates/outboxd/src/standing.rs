@@ -291,7 +291,8 @@ impl Observe for Standing {
             | Event::Overtaken
             | Event::Released { .. }
             | Event::Settling
-            | Event::PurgeStep(_) => {}
+            | Event::PurgeStep(_)
+            | Event::SweepTurn(_) => {}
         }
     }
 }

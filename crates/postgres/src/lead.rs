@@ -75,6 +75,7 @@ impl PostgresOutbox {
             return Err(OutboxError::Fenced);
         };
         let (cursor, bound, actions) = call.value(stored_cursor(first))?;
+        let kafka_cluster = call.value(first.try_get("kafka_cluster"))?;
         call.done();
         let mut walk = Walk::default();
         while !walk.is_complete() {
@@ -90,7 +91,16 @@ impl PostgresOutbox {
         if let Some(bound) = bound {
             memory.bounds.learn(cursor.high, bound);
         }
-        Ok(Start { cursor, held, actions })
+        Ok(Start { cursor, held, actions, kafka_cluster })
+    }
+
+    pub(crate) async fn remember_kafka_cluster(&self, term: Term, cluster: &str) -> Result<(), OutboxError> {
+        let mut call = self.lead_session.call_if_open("remember the Kafka cluster").await?;
+        let statement =
+            sqlx::query(self.sql.lead_kafka.clone()).bind(term.epoch).bind(term.nonce).bind(cluster);
+        let changed = call.execute(statement).await?;
+        call.done();
+        if changed == 1 { Ok(()) } else { Err(OutboxError::Fenced) }
     }
 
     /// The sessions that memory depends on are opened here and nowhere else within a term. One that was lost later must not come

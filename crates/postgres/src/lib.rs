@@ -27,6 +27,8 @@ mod backlog;
 
 mod purge;
 
+mod sweep;
+
 #[doc(hidden)]
 pub mod sql;
 

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use outboxd_core::{Cursor, Seq};
 use outboxd_engine::{
     Backlog, Due, DurabilityMark, HeldChange, HeldSignal, Outbox, OutboxError, PageLimit, PurgeLimit, Purged,
-    ReadPage, ReleaseQuery, Settlement, Start, Term,
+    ReadPage, ReleaseQuery, Settlement, Start, Swept, Term, Upkeep,
 };
 
 use crate::held::HeldMemory;
@@ -161,6 +161,16 @@ impl Outbox for PostgresOutbox {
         self.held_due(query, actions).await
     }
 
+    async fn remember_kafka(&self, term: Term, cluster: &str) -> Result<(), OutboxError> {
+        self.remember_kafka_cluster(term, cluster).await
+    }
+
+    async fn step_down(&self) {
+        self.close().await;
+    }
+}
+
+impl Upkeep for PostgresOutbox {
     async fn backlog(&self) -> Result<Backlog, OutboxError> {
         self.measure_backlog().await
     }
@@ -169,8 +179,8 @@ impl Outbox for PostgresOutbox {
         self.purge_step(limit).await
     }
 
-    async fn step_down(&self) {
-        self.close().await;
+    async fn sweep(&self, term: Term, rows: u32) -> Result<Swept, OutboxError> {
+        self.sweep_turn(term, rows).await
     }
 }
 

@@ -59,7 +59,7 @@ impl PostgresOutbox {
     }
 }
 
-/// Receipts as rows: one in order, one out of order, neither if it would be empty.
+/// Receipts as rows: one in order, the others out of order and none of them wide; none that would be empty.
 #[derive(Debug, Default)]
 struct Packed {
     out_of_order: Vec<bool>,
@@ -72,7 +72,8 @@ struct Packed {
 impl Packed {
     fn of(in_order: Vec<ReceiptEntry>, out_of_order: Vec<ReceiptEntry>) -> Self {
         let mut packed = Self::default();
-        for (mut entries, apart) in [(in_order, false), (out_of_order, true)] {
+        let runs = receipts::runs(out_of_order).into_iter().map(|run| (run, true));
+        for (mut entries, apart) in std::iter::once((in_order, false)).chain(runs) {
             let bytes = receipts::encode(&mut entries);
             if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
                 packed.out_of_order.push(apart);

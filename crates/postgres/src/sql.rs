@@ -24,6 +24,7 @@ pub struct Statements {
     pub lead_bump: SqlStr,
     pub lead_keep: SqlStr,
     pub lead_start: SqlStr,
+    pub lead_kafka: SqlStr,
     pub read_page: SqlStr,
     pub durable_flushed: SqlStr,
     pub durable_force: SqlStr,
@@ -37,6 +38,10 @@ pub struct Statements {
     pub backlog_held: SqlStr,
     pub purge_messages: SqlStr,
     pub purge_receipts: SqlStr,
+    pub sweep_window: SqlStr,
+    pub sweep_suspects: SqlStr,
+    pub sweep_hold: SqlStr,
+    pub sweep_move: SqlStr,
 }
 
 impl Statements {
@@ -51,6 +56,7 @@ impl Statements {
             lead_bump: render(include_str!("sql/lead_bump.sql"), schema),
             lead_keep: render(include_str!("sql/lead_keep.sql"), schema),
             lead_start: render(include_str!("sql/lead_start.sql"), schema),
+            lead_kafka: render(include_str!("sql/lead_kafka.sql"), schema),
             read_page: render(include_str!("sql/read_page.sql"), schema),
             durable_flushed: render(include_str!("sql/durable_flushed.sql"), schema),
             durable_force: render(include_str!("sql/durable_force.sql"), schema),
@@ -64,6 +70,10 @@ impl Statements {
             backlog_held: render(include_str!("sql/backlog_held.sql"), schema),
             purge_messages: render(include_str!("sql/purge_messages.sql"), schema),
             purge_receipts: render(include_str!("sql/purge_receipts.sql"), schema),
+            sweep_window: render(include_str!("sql/sweep_window.sql"), schema),
+            sweep_suspects: render(include_str!("sql/sweep_suspects.sql"), schema),
+            sweep_hold: render(include_str!("sql/sweep_hold.sql"), schema),
+            sweep_move: render(include_str!("sql/sweep_move.sql"), schema),
         }
     }
 }

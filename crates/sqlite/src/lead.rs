@@ -78,6 +78,25 @@ impl SqliteOutbox {
         lent.finish(DOING, outcome)
     }
 
+    pub(crate) async fn remember_kafka_cluster(&self, term: Term, cluster: &str) -> Result<(), OutboxError> {
+        const DOING: &str = "remember the Kafka cluster";
+        let file = self.term_file()?;
+        let Some(mut lent) = self.lead_session.lend_open(&self.config, DOING, &file).await? else {
+            return Err(lost(DOING));
+        };
+        let remembering = async {
+            let remembered = sqlx::query(include_str!("sql/remember_kafka.sql"))
+                .bind(term.epoch)
+                .bind(term.nonce.to_string())
+                .bind(cluster)
+                .execute(lent.connection())
+                .await?;
+            if remembered.rows_affected() == 1 { Ok(()) } else { Err(OutboxError::Fenced.into()) }
+        };
+        let outcome = timeout(self.config.deadline, remembering).await;
+        lent.finish(DOING, outcome)
+    }
+
     pub(crate) async fn give_back_lead(&self) {
         const DOING: &str = "give the lead back";
         let TermState { nonce, file } = self.term_state();
@@ -234,9 +253,10 @@ async fn start(connection: &mut SqliteConnection, term: Term) -> Result<Start, F
         .ok_or(OutboxError::Fenced)?;
     let cursor = Cursor { high: Seq(row.try_get("high")?), seen: Snapshot::none(), catch_up: None };
     let actions = row.try_get("actions")?;
+    let kafka_cluster = row.try_get("kafka_cluster")?;
     let held = held_counts(&mut transaction).await?;
     transaction.commit().await?;
-    Ok(Start { cursor, held, actions })
+    Ok(Start { cursor, held, actions, kafka_cluster })
 }
 
 pub(crate) fn refused(finding: String, remedy: &str) -> Failure {

@@ -43,6 +43,8 @@ mod backlog;
 
 mod purge;
 
+mod sweep;
+
 mod operator;
 
 mod check;

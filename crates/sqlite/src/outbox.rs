@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use outboxd_core::Cursor;
 use outboxd_engine::{
     Backlog, Due, DurabilityMark, HeldChange, HeldSignal, Outbox, OutboxError, PageLimit, PurgeLimit, Purged,
-    ReadPage, ReleaseQuery, Settlement, Start, Term,
+    ReadPage, ReleaseQuery, Settlement, Start, Swept, Term, Upkeep,
 };
 use uuid::Uuid;
 
@@ -97,6 +97,16 @@ impl Outbox for SqliteOutbox {
         self.read_due(query, actions).await
     }
 
+    async fn remember_kafka(&self, term: Term, cluster: &str) -> Result<(), OutboxError> {
+        self.remember_kafka_cluster(term, cluster).await
+    }
+
+    async fn step_down(&self) {
+        self.give_back_lead().await;
+    }
+}
+
+impl Upkeep for SqliteOutbox {
     async fn backlog(&self) -> Result<Backlog, OutboxError> {
         self.measure_backlog().await
     }
@@ -105,7 +115,7 @@ impl Outbox for SqliteOutbox {
         self.purge_step(limit).await
     }
 
-    async fn step_down(&self) {
-        self.give_back_lead().await;
+    async fn sweep(&self, term: Term, rows: u32) -> Result<Swept, OutboxError> {
+        self.sweep_turn(term, rows).await
     }
 }

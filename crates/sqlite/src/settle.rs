@@ -45,10 +45,9 @@ async fn settle(
         return Err(OutboxError::Fenced.into());
     }
     let (epoch, cursors) = (term.epoch, (before.clone(), after.clone()));
-    for (out_of_order, entries) in
-        [(false, &mut settlement.receipts), (true, &mut settlement.receipts_out_of_order)]
-    {
-        store_receipts(&mut transaction, epoch, &cursors, out_of_order, entries).await?;
+    store_receipts(&mut transaction, epoch, &cursors, false, &mut settlement.receipts).await?;
+    for mut run in receipts::runs(settlement.receipts_out_of_order) {
+        store_receipts(&mut transaction, epoch, &cursors, true, &mut run).await?;
     }
     for seq in &settlement.released {
         sqlx::query(include_str!("sql/settle_release.sql")).bind(seq.0).execute(&mut *transaction).await?;

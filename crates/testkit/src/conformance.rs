@@ -32,6 +32,8 @@ pub mod counting;
 
 pub mod purging;
 
+pub mod sweeping;
+
 pub mod operating;
 
 /// What the application writes.
@@ -373,6 +375,13 @@ macro_rules! outbox_conformance {
             purging::purge_never_deletes_a_late_message_below_the_cursor,
             purging::purge_goes_in_small_steps,
             purging::new_messages_are_read_after_everything_was_purged,
+            sweeping::a_sweep_finds_nothing_where_every_message_has_its_verdict,
+            sweeping::receipts_of_released_messages_count,
+            sweeping::a_message_that_the_cursor_passed_without_a_verdict_is_held_and_due,
+            sweeping::a_sweep_goes_in_small_turns_and_begins_again,
+            sweeping::a_fenced_term_cannot_sweep,
+            sweeping::messages_whose_receipts_may_be_purged_are_passed_over,
+            sweeping::the_kafka_cluster_is_remembered_once,
         }
     };
 }

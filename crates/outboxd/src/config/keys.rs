@@ -208,6 +208,18 @@ pub(crate) const KEYS: &[Key] = &[
         doc: "Most rows that one step of the purge deletes.",
     },
     Key {
+        name: "sweep.every_ms",
+        kind: Kind::Number(10, 86_400_000),
+        default: Default::Text("600000"),
+        doc: "Between two laps of the sweep, which compares what was dispatched with its receipts.",
+    },
+    Key {
+        name: "sweep.rows",
+        kind: Kind::Number(1, 100_000),
+        default: Default::Text("20000"),
+        doc: "Most messages that one turn of the sweep compares.",
+    },
+    Key {
         name: "shutdown.grace_ms",
         kind: Kind::Number(0, 3_600_000),
         default: Default::Text("25000"),

@@ -139,6 +139,17 @@ pub(crate) const METRICS: &[Metric] = &[
     counter("outboxd_enqueued_total", NONE, "Records handed to librdkafka."),
     histogram("outboxd_settle_seconds", STATEMENT_SECONDS, "Time of the statement that settles."),
     counter("outboxd_purged_rows_total", "rows: messages, receipts", "Rows deleted because they were old."),
+    counter("outboxd_swept_total", NONE, "Messages that the sweep compared with what became of them."),
+    counter(
+        "outboxd_stranded_total",
+        NONE,
+        "Messages that the cursor had passed and nobody had delivered; found by the sweep, then published. Never above 0.",
+    ),
+    gauge(
+        "outboxd_sweep_lap_age_seconds",
+        NONE,
+        "Time since the sweep has compared the whole table; 0 on a relay that does not lead.",
+    ),
     gauge("outboxd_heartbeat_age_seconds", NONE, "Time since the loop moved last."),
     counter(
         "outboxd_log_lines_dropped_total",

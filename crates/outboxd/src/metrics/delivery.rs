@@ -18,11 +18,20 @@ pub(super) struct Delivery {
     /// Messages of the measurement that are not known to be settled.
     left: u64,
     any_held: bool,
+    /// When the sweep had compared the whole table; `None`: this relay does not lead.
+    lap_at: Option<Instant>,
 }
 
 impl Delivery {
     pub(super) fn new(now: Instant) -> Self {
-        Self { beat_at: now, measured_at: now, oldest_age: Duration::ZERO, left: 0, any_held: false }
+        Self {
+            beat_at: now,
+            measured_at: now,
+            oldest_age: Duration::ZERO,
+            left: 0,
+            any_held: false,
+            lap_at: None,
+        }
     }
 
     pub(super) fn beat(&mut self, now: Instant) {
@@ -52,6 +61,16 @@ impl Delivery {
         now.saturating_duration_since(self.measured_at)
     }
 
+    /// A lap of the sweep ended so long ago; `None`: it is not this relay that sweeps.
+    pub(super) fn swept(&mut self, now: Instant, lap_age: Option<Duration>) {
+        self.lap_at = lap_age.map(|age| now.checked_sub(age).unwrap_or(now));
+    }
+
+    /// Time since the sweep has compared the whole table.
+    pub(super) fn lap_age(&self, now: Instant) -> Duration {
+        self.lap_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at))
+    }
+
     pub(super) fn heartbeat_age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.beat_at)
     }
@@ -76,6 +95,17 @@ mod tests {
         delivery.measured(start, &backlog(3, 7, 0));
         assert_eq!(delivery.oldest_age(start + Duration::from_secs(600)), Duration::from_secs(607));
         assert_eq!(delivery.measured_age(start + Duration::from_secs(600)), Duration::from_secs(600));
+    }
+
+    #[test]
+    fn a_lap_that_does_not_end_gets_older_until_the_lead_is_lost() {
+        let start = Instant::now() + Duration::from_secs(1_000);
+        let mut delivery = Delivery::new(start);
+        assert_eq!(delivery.lap_age(start), Duration::ZERO);
+        delivery.swept(start, Some(Duration::from_secs(5)));
+        assert_eq!(delivery.lap_age(start + Duration::from_secs(600)), Duration::from_secs(605));
+        delivery.swept(start, None);
+        assert_eq!(delivery.lap_age(start + Duration::from_secs(600)), Duration::ZERO);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use outboxd_engine::OutboxError;
+use outboxd_engine::{OutboxError, Upkeep as _};
 use sqlx::Connection;
 
 use super::*;

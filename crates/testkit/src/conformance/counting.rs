@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outboxd_core::HoldState::{Behind, Parked};
-use outboxd_engine::Outbox;
+use outboxd_engine::{Outbox, Upkeep};
 
 use super::{Harness, Holding, Intent, dispatching, leading, messages, read};
 

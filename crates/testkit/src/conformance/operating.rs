@@ -125,7 +125,7 @@ pub async fn what_an_operator_did_is_kept_in_the_audit<H: Operated>(harness: &H)
         keep_receipts: Duration::ZERO,
         rows: 100,
     };
-    holding.relay.purge(everything).await.expect("purge");
+    outboxd_engine::Upkeep::purge(&holding.relay, everything).await.expect("purge");
     assert_eq!(harness.audit().await.len(), 2, "the audit outlives what it is about");
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outboxd_core::HoldState::{Behind, Parked, Retry};
-use outboxd_engine::{Outbox, PurgeLimit, Purged};
+use outboxd_engine::{Outbox, PurgeLimit, Purged, Upkeep};
 
 use super::{Harness, Holding, Intent, dispatching, leading, messages, read, read_all, seqs};
 

@@ -40,6 +40,8 @@ struct State {
     break_producers: bool,
     renewals: u64,
     look_ups: u64,
+    /// Another name than the usual one.
+    cluster: Option<String>,
 }
 
 /// Kafka as a test wants it. Clones share the log.
@@ -114,6 +116,11 @@ impl ScriptedBroker {
         self.change(|state| {
             state.refuse.insert(payload.into(), (fault, times));
         });
+    }
+
+    /// The cluster has this name from now on.
+    pub fn cluster(&self, name: &str) {
+        self.change(|state| state.cluster = Some(name.into()));
     }
 
     /// The next record breaks its producer beyond repair.
@@ -282,6 +289,15 @@ impl Publisher for ScriptedPublisher {
         let answers: Vec<_> = topics.into_iter().map(answer).collect();
         let muted = state.mute_look_ups;
         async move { if muted { std::future::pending().await } else { answers } }
+    }
+
+    fn cluster(&self) -> impl Future<Output = Result<Option<String>, DeliveryError>> + Send + 'static {
+        let state = self.broker.state();
+        std::future::ready(if state.unreachable {
+            Err(DeliveryError { fault: Fault::Unreachable, code: "Unreachable".into() })
+        } else {
+            Ok(Some(state.cluster.clone().unwrap_or_else(|| "scripted".into())))
+        })
     }
 
     fn must_renew(&self) -> bool {

@@ -5,10 +5,12 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use outboxd_core::{Cursor, Hold, HoldState, KeyHash, Message, Page, ReceiptEntry, Seq, Snapshot};
+use outboxd_core::{
+    Cursor, Hold, HoldReason, HoldState, KeyHash, Message, Page, ReceiptEntry, Seq, Snapshot,
+};
 use outboxd_engine::{
     Backlog, Due, DurabilityMark, HeldChange, HeldCount, HeldSignal, Outbox, OutboxError, PageLimit,
-    PurgeLimit, Purged, ReadPage, ReleaseQuery, Settlement, Start, Term,
+    PurgeLimit, Purged, ReadPage, ReleaseQuery, Settlement, Start, Stranded, Swept, Term, Upkeep,
 };
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -67,6 +69,11 @@ struct State {
     signal_takes: Duration,
     /// How far this outbox's clock is ahead of the test's.
     ahead: Duration,
+    kafka_cluster: Option<String>,
+    /// Receipts that were stored before this time may be gone.
+    receipts_since: Option<Instant>,
+    swept_to: Seq,
+    lap_ended_at: Instant,
 }
 
 /// The table: shared by the application (the test) and any number of relays.
@@ -94,6 +101,10 @@ impl Default for MemoryTable {
             due_takes: Duration::ZERO,
             signal_takes: Duration::ZERO,
             ahead: Duration::ZERO,
+            kafka_cluster: None,
+            receipts_since: None,
+            swept_to: Seq(0),
+            lap_ended_at: Instant::now(),
         })))
     }
 }
@@ -248,6 +259,11 @@ impl MemoryTable {
         let mut state = self.state();
         state.epoch += 1;
         state.term = Some((state.epoch, Uuid::new_v4()));
+    }
+
+    /// Forgets that a message was published, as if the cursor had passed it unseen.
+    pub fn strand(&self, seq: Seq) {
+        self.state().receipts.remove(&seq);
     }
 
     /// The places of all intents, ascending.
@@ -472,7 +488,19 @@ impl Outbox for MemoryOutbox {
     async fn start(&self, term: Term) -> Result<Start, OutboxError> {
         let state = self.table.state();
         state.leads(self.instance, term, "read the cursor")?;
-        Ok(Start { cursor: state.cursor.clone(), held: state.held_counts(), actions: state.actions })
+        Ok(Start {
+            cursor: state.cursor.clone(),
+            held: state.held_counts(),
+            actions: state.actions,
+            kafka_cluster: state.kafka_cluster.clone(),
+        })
+    }
+
+    async fn remember_kafka(&self, term: Term, cluster: &str) -> Result<(), OutboxError> {
+        let mut state = self.table.state();
+        state.leads(self.instance, term, "remember the Kafka cluster")?;
+        state.kafka_cluster.get_or_insert_with(|| cluster.to_owned());
+        Ok(())
     }
 
     async fn keep(&self, term: Term) -> Result<(), OutboxError> {
@@ -533,6 +561,15 @@ impl Outbox for MemoryOutbox {
         Ok(answer)
     }
 
+    async fn step_down(&self) {
+        let mut state = self.table.state();
+        if state.leader == Some(self.instance) {
+            state.leader = None;
+        }
+    }
+}
+
+impl Upkeep for MemoryOutbox {
     async fn backlog(&self) -> Result<Backlog, OutboxError> {
         let state = self.table.state();
         state.alive("measure the backlog")?;
@@ -577,6 +614,9 @@ impl Outbox for MemoryOutbox {
         for seq in &receipts {
             state.receipts.remove(seq);
         }
+        if !receipts.is_empty() {
+            state.receipts_since = now.checked_sub(limit.keep_receipts);
+        }
         Ok(Purged {
             messages: messages.len() as u64,
             receipts: receipts.len() as u64,
@@ -584,10 +624,56 @@ impl Outbox for MemoryOutbox {
         })
     }
 
-    async fn step_down(&self) {
+    async fn sweep(&self, term: Term, rows: u32) -> Result<Swept, OutboxError> {
         let mut state = self.table.state();
-        if state.leader == Some(self.instance) {
-            state.leader = None;
+        state.alive("sweep")?;
+        if state.term != Some((term.epoch, term.nonce)) {
+            return Err(OutboxError::Fenced);
         }
+        let now = state.now();
+        let window: Vec<Seq> = state
+            .rows
+            .range(Seq(state.swept_to.0 + 1)..)
+            .take_while(|(seq, _)| **seq <= state.cursor.high)
+            .take(usize::try_from(rows).unwrap_or(usize::MAX))
+            .map(|(seq, _)| *seq)
+            .collect();
+        let is_stranded = |seq: &Seq| {
+            let row = &state.rows[seq];
+            !state.receipts.is_empty()
+                && state.visible_in_cursor(row)
+                && !state.receipts.contains_key(seq)
+                && !state.held.contains_key(seq)
+                && !state.discarded.contains(seq)
+                && state.receipts_since.is_none_or(|since| row.committed_at > since)
+        };
+        let found: Vec<Message> =
+            window.iter().filter(|seq| is_stranded(seq)).map(|seq| state.rows[seq].message.clone()).collect();
+        for message in &found {
+            let hold = Hold {
+                seq: message.seq,
+                topic: message.topic.clone(),
+                key_hash: KeyHash::of(message),
+                state: HoldState::Retry,
+                reason: HoldReason::Stranded,
+                error: None,
+                attempts: 0,
+                due_in: Duration::ZERO,
+            };
+            state.held.insert(message.seq, HeldRow { hold, due_at: now });
+            state.actions += 1;
+        }
+        let lap_ended = window.len() < usize::try_from(rows).unwrap_or(usize::MAX);
+        state.swept_to = if lap_ended { Seq(0) } else { window.last().copied().unwrap_or_default() };
+        let lap_age = now.saturating_duration_since(state.lap_ended_at);
+        if lap_ended {
+            state.lap_ended_at = now;
+        }
+        Ok(Swept {
+            compared: window.len() as u64,
+            stranded: found.iter().map(|message| Stranded { seq: message.seq, id: message.id }).collect(),
+            lap_ended,
+            lap_age: if lap_ended { Duration::ZERO } else { lap_age },
+        })
     }
 }

@@ -1,0 +1,64 @@
+//! The sweep: from time to time, proves from the table that nothing was lost.
+//!
+//! It walks over what the cursor has passed, a bounded turn at a time, and compares it with what became of each message. It must always
+//! find nothing. What it finds is held by the outbox and so published in the order of its key; it is counted and logged as an error,
+//! because a promise was broken and mended.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::RelayConfig;
+use crate::observe::{Event, Observe};
+use crate::outbox::{Outbox, OutboxError, Term, chain};
+use crate::upkeep::Swept;
+
+/// Shortest pause between two turns of a lap.
+const TURN_PAUSE_MIN: Duration = Duration::from_millis(50);
+/// A turn that took a time is followed by a pause of so many times that: the sweep never has more than a tenth of a connection.
+const PAUSE_PER_TURN: u32 = 9;
+/// Messages named in one line of the log.
+const NAMED_MAX: usize = 10;
+
+/// Sweeps in laps for the length of a term. Ends only when the term does. `found` is set when there is something to release.
+pub(crate) async fn laps<O: Outbox>(
+    outbox: Arc<O>,
+    observer: Arc<dyn Observe>,
+    config: RelayConfig,
+    term: Term,
+    found: Arc<AtomicBool>,
+) -> OutboxError {
+    loop {
+        let began = Instant::now();
+        let pause = match outbox.sweep(term, config.sweep_rows).await {
+            Ok(swept) => {
+                if !swept.stranded.is_empty() {
+                    report(&swept);
+                    found.store(true, Ordering::Release);
+                }
+                observer.observe(&Event::SweepTurn(&swept));
+                let turn = (began.elapsed() * PAUSE_PER_TURN).max(TURN_PAUSE_MIN);
+                if swept.lap_ended { turn.max(config.sweep_every) } else { turn }
+            }
+            Err(error @ OutboxError::Fenced) => return error,
+            Err(error @ (OutboxError::Unavailable { .. } | OutboxError::Refused { .. })) => {
+                tracing::warn!(target: "outboxd::sweep", error = chain(&error), "turn of the sweep failed");
+                config.sweep_every
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn report(swept: &Swept) {
+    let named: Vec<String> = swept
+        .stranded
+        .iter()
+        .take(NAMED_MAX)
+        .map(|stranded| format!("{}@{}", stranded.id, stranded.seq))
+        .collect();
+    tracing::error!(target: "outboxd::sweep", messages = swept.stranded.len(), first = named.join(" "),
+        "messages that the cursor had passed were not delivered; they are held and will be published: find out how they got there");
+}
