@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use outboxd_core::{DeliveryError, Fault, HoldReason, Receipt, Record, TopicInfo};
 use outboxd_engine::{EnqueueError, Publisher, Report, Severity, Token, TopicState};
-use outboxd_kafka::{CreateError, KafkaConfig, KafkaPublisher, RecordReader};
+use outboxd_kafka::{CreateError, KafkaConfig, KafkaPublisher, OutboxFacts, RecordReader};
 use outboxd_testkit::kafka::broker::Java;
 use outboxd_testkit::kafka::{Broker, Options, create_topic, delete_topic, read_all, unique_topic};
 use outboxd_testkit::{kafka, shared, wait};
@@ -280,9 +280,12 @@ async fn a_look_up_creates_no_topic_even_where_the_broker_would() {
     for _ in 0..3 {
         assert_eq!(look_up(&publisher, &topic).await, TopicState::Held(HoldReason::TopicUnknown));
     }
-    let findings =
-        outboxd_kafka::inspect(&KafkaConfig::new(broker.bootstrap()), std::slice::from_ref(&topic), None)
-            .await;
+    let findings = outboxd_kafka::inspect(
+        &KafkaConfig::new(broker.bootstrap()),
+        std::slice::from_ref(&topic),
+        OutboxFacts::default(),
+    )
+    .await;
     assert!(findings.iter().any(|finding| finding.severity == Severity::Error), "{findings:?}");
     assert_eq!(look_up(&publisher, &topic).await, TopicState::Held(HoldReason::TopicUnknown));
 }
@@ -475,7 +478,12 @@ async fn a_preflight_tells_brokers_topics_and_what_is_missing() {
     create_topic(&bootstrap, &small, 1, &[("max.message.bytes", "5000"), ("cleanup.policy", "compact")])
         .await;
     let topics = [usual.clone(), small.clone(), missing.clone(), "not legal".to_owned()];
-    let findings = outboxd_kafka::inspect(&KafkaConfig::new(&bootstrap), &topics, Some(1_000_000)).await;
+    let findings = outboxd_kafka::inspect(
+        &KafkaConfig::new(&bootstrap),
+        &topics,
+        OutboxFacts { intent_max_bytes: Some(1_000_000), ..OutboxFacts::default() },
+    )
+    .await;
     let of = |check: &str| -> Vec<Severity> {
         findings.iter().filter(|finding| finding.check == check).map(|finding| finding.severity).collect()
     };
@@ -489,7 +497,8 @@ async fn a_preflight_tells_brokers_topics_and_what_is_missing() {
 
     for (nobody, why) in [("127.0.0.1:1", "refused"), ("no-such-host.invalid:9092", "resolve")] {
         let config = KafkaConfig { look_up_within: Duration::from_millis(500), ..KafkaConfig::new(nobody) };
-        let findings = outboxd_kafka::inspect(&config, std::slice::from_ref(&usual), None).await;
+        let findings =
+            outboxd_kafka::inspect(&config, std::slice::from_ref(&usual), OutboxFacts::default()).await;
         let brokers = findings.iter().find(|finding| finding.check == "brokers").unwrap();
         assert_eq!(brokers.severity, Severity::Error, "{brokers:?}");
         for said in [nobody, why] {
@@ -504,7 +513,12 @@ async fn a_preflight_compares_what_topics_take_with_what_the_outbox_takes() {
     let topic = unique_topic("limits");
     create_topic(&bootstrap, &topic, 1, &[("max.message.bytes", "1048588")]).await;
     let warned = async |config: KafkaConfig, intent_max_bytes| {
-        let findings = outboxd_kafka::inspect(&config, std::slice::from_ref(&topic), intent_max_bytes).await;
+        let findings = outboxd_kafka::inspect(
+            &config,
+            std::slice::from_ref(&topic),
+            OutboxFacts { intent_max_bytes, ..OutboxFacts::default() },
+        )
+        .await;
         findings.iter().any(|finding| {
             finding.severity == Severity::Warning && finding.found.contains("larger ones would be parked")
         })

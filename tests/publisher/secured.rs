@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use outboxd_core::{Fault, HoldReason, TopicInfo};
 use outboxd_engine::{Publisher as _, Severity, Token, TopicState};
-use outboxd_kafka::KafkaConfig;
+use outboxd_kafka::{KafkaConfig, OutboxFacts};
 use outboxd_testkit::kafka::{Broker, Options, create_topic, read_all, unique_topic};
 use outboxd_testkit::wait;
 use tokio::time::timeout;
@@ -109,7 +109,7 @@ async fn write_and_describe_on_a_topic_are_enough_and_nothing_less_is() {
     let findings = outboxd_kafka::inspect(
         &config,
         &[allowed.clone(), closed.clone(), describe_only.clone()],
-        Some(100_000),
+        OutboxFacts { intent_max_bytes: Some(100_000), ..OutboxFacts::default() },
     )
     .await;
     let of = |topic: &str| -> Vec<Severity> {
@@ -166,7 +166,8 @@ async fn refused_credentials_and_certificates_are_told_and_never_a_messages_faul
         assert_eq!(publisher.stats().queue_messages, 1);
         assert!(!publisher.must_renew());
 
-        let findings = outboxd_kafka::inspect(&config, std::slice::from_ref(&topic), None).await;
+        let findings =
+            outboxd_kafka::inspect(&config, std::slice::from_ref(&topic), OutboxFacts::default()).await;
         let shown = format!("{findings:?} {publisher:?} {:?}", publisher.last_error());
         assert!(
             findings.iter().any(|finding| finding.check == "brokers" && finding.severity == Severity::Error)

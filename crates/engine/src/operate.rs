@@ -161,6 +161,8 @@ pub struct OutboxStatus {
     /// When it was settled last.
     #[serde(with = "time::serde::rfc3339::option")]
     pub settled_at: Option<OffsetDateTime>,
+    /// The Kafka cluster that it is published to; `None` until a relay has reached one.
+    pub kafka_cluster: Option<String>,
     /// Committed messages that are not dispatched and not held.
     pub backlog_messages: u64,
     /// Age of the oldest undelivered message.

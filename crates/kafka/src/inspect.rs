@@ -19,13 +19,17 @@ use crate::properties::{creation_reason, validate};
 /// What a record has beside what the outbox counts of its intent: the batch, and the names of the headers.
 const RECORD_OVERHEAD_BYTES: usize = 1_024;
 
-/// Looks at the configuration, the brokers and these topics, which are to take intents of `intent_max_bytes` if that is known.
-/// Takes at most about `look_up_within` twice.
-pub async fn inspect(
-    config: &KafkaConfig,
-    topics: &[String],
-    intent_max_bytes: Option<usize>,
-) -> Vec<Finding> {
+/// What is known of the outbox that is to be published.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OutboxFacts<'a> {
+    /// Bytes of the largest intent that it takes.
+    pub intent_max_bytes: Option<usize>,
+    /// The Kafka cluster that it is published to.
+    pub kafka_cluster: Option<&'a str>,
+}
+
+/// Looks at the configuration, the brokers and these topics. Takes at most about `look_up_within` twice.
+pub async fn inspect(config: &KafkaConfig, topics: &[String], outbox: OutboxFacts<'_>) -> Vec<Finding> {
     let mut findings = findings_about_the_configuration(config).await;
     if findings.iter().any(|finding| finding.severity == Severity::Error) {
         return findings;
@@ -56,6 +60,8 @@ pub async fn inspect(
         }
     };
     findings.push(answers.brokers);
+    findings.push(finding_about_the_cluster(answers.cluster.as_deref(), outbox.kafka_cluster));
+    let intent_max_bytes = outbox.intent_max_bytes;
     let settings = settings_of(config, connection, topics).await;
     for (topic, metadata) in answers.topics {
         let asked = Asked { topic: &topic, settings: settings.get(&topic), config, intent_max_bytes };
@@ -114,6 +120,7 @@ enum NoAnswer {
 
 struct Answers {
     brokers: Finding,
+    cluster: Option<String>,
     topics: Vec<(String, Result<Metadata, RDKafkaErrorCode>)>,
 }
 
@@ -133,8 +140,9 @@ fn ask(
         .iter()
         .map(|broker| format!("{} ({}:{})", broker.id(), broker.host(), broker.port()))
         .collect();
-    let cluster = client.fetch_cluster_id(within).unwrap_or_else(|| "unnamed".to_owned());
-    let found = format!("cluster {cluster} answers with {} brokers: {}", brokers.len(), brokers.join(", "));
+    let cluster = client.fetch_cluster_id(within);
+    let named = cluster.as_deref().unwrap_or("unnamed");
+    let found = format!("cluster {named} answers with {} brokers: {}", brokers.len(), brokers.join(", "));
     let topics = topics
         .iter()
         .map(|topic| {
@@ -148,7 +156,29 @@ fn ask(
             (topic.clone(), answer)
         })
         .collect();
-    Ok(Answers { brokers: ok_finding("brokers", found), topics })
+    Ok(Answers { brokers: ok_finding("brokers", found), cluster, topics })
+}
+
+/// Whether it is the cluster that the outbox is published to.
+fn finding_about_the_cluster(found: Option<&str>, known: Option<&str>) -> Finding {
+    const CHECK: &str = "kafka cluster";
+    match (found, known) {
+        (Some(found), Some(known)) if found != known => error_finding(
+            CHECK,
+            format!(
+                "the outbox is published to {known}, and this is {found}: a copied database, or another Kafka"
+            ),
+            "let kafka.bootstrap_servers lead to the former, or run `outboxd rebase --reason <why>` (docs/restore.md)",
+        ),
+        (Some(_), Some(known)) => ok_finding(CHECK, format!("{known}, which the outbox is published to")),
+        (Some(found), None) => {
+            ok_finding(CHECK, format!("{found}; the outbox has not been published to any yet"))
+        }
+        (None, _) => ok_finding(
+            CHECK,
+            "brokers give no name, so that a copied outbox is not recognised by it".to_owned(),
+        ),
+    }
 }
 
 fn unreachable(config: &KafkaConfig, connection: &Connection, error: &KafkaError) -> Finding {

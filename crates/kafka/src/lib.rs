@@ -30,7 +30,7 @@ pub mod mock;
 
 pub use config::KafkaConfig;
 pub use connection::{Connection, ConnectionError};
-pub use inspect::inspect;
+pub use inspect::{OutboxFacts, inspect};
 pub use mock::{MockBroker, MockRefusal};
 pub use properties::{PropertyProblem, is_secret, validate};
 pub use publisher::{CreateError, KafkaPublisher};

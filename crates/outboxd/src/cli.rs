@@ -74,6 +74,18 @@ Examples:
 Exit codes: 0 done, 64 wrong usage or a message that is not held, 69 the database cannot be reached, 70 a bug,
 78 configuration or schema. Of several ids each is tried; what was not done is named.";
 
+const REBASE_EXAMPLES: &str = "\
+Examples:
+  outboxd rebase --reason \"restored from the dump of monday\" --dry-run
+      explains what it found and what it would do; locks nothing and changes nothing
+  outboxd rebase --reason \"staging gets a copy of production\" --yes
+
+Stop every relay of this outbox first. On PostgreSQL it needs the owner of the outbox, and writers wait while it runs.
+docs/restore.md says when to run it, and when not.
+
+Exit codes: 0 done (or explained), 64 wrong usage, or neither --yes nor --dry-run, 69 the database cannot be reached, 70 a bug,
+78 configuration or schema, a relay that leads, or a role that may not.";
+
 const CONFIG_EXAMPLES: &str = "\
 Examples:
   outboxd config reference > config/outboxd.toml
@@ -152,6 +164,13 @@ pub(crate) enum Command {
     /// Look at messages that were set aside, and decide about them
     #[command(subcommand, after_help = HELD_EXAMPLES)]
     Held(Held),
+    /// Make an outbox right that was restored, copied or moved: nothing lost, no history published again
+    ///
+    /// For a dump that was restored into another cluster, a copy of the database that is to be published to another Kafka, a logical
+    /// migration whose sequence was not set, or an outbox that moves to another Kafka cluster. `outboxd check` and a relay that refuses
+    /// to start say when it is needed. It keeps what the cursor says of each message, and says it again in the words of this place.
+    #[command(after_help = REBASE_EXAMPLES)]
+    Rebase(Rebase),
     /// Watch the relay at work: a shop, a broker, a consumer, and everything that can go wrong; half a minute
     ///
     /// Needs nothing: the outbox is a SQLite file in a temporary directory, the broker runs in this process. With
@@ -328,6 +347,26 @@ pub(crate) struct HeldDiscard {
     /// Who, for the audit [default: the user of the operating system]
     #[arg(long = "as", value_name = "NAME", value_parser = not_blank)]
     pub(crate) who: Option<String>,
+    /// How to print it.
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// `rebase`.
+#[derive(Debug, Args)]
+pub(crate) struct Rebase {
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT", value_parser = not_blank)]
+    pub(crate) reason: String,
+    /// Who, for the audit [default: the user of the operating system]
+    #[arg(long = "as", value_name = "NAME", value_parser = not_blank)]
+    pub(crate) who: Option<String>,
+    /// Explain what would be done, and do nothing
+    #[arg(long, conflicts_with = "yes")]
+    pub(crate) dry_run: bool,
+    /// Do it
+    #[arg(long)]
+    pub(crate) yes: bool,
     /// How to print it.
     #[command(flatten)]
     pub(crate) output: Output,

@@ -154,6 +154,8 @@ struct Verified {
     sequence_cache: Option<i64>,
     sequence_last: Option<i64>,
     sequence_is_readable: bool,
+    seq_max: Option<i64>,
+    sequence_name: Option<String>,
 }
 
 impl Verified {
@@ -167,6 +169,8 @@ impl Verified {
             sequence_cache: row.try_get("sequence_cache")?,
             sequence_last: row.try_get("sequence_last")?,
             sequence_is_readable: row.try_get::<Option<bool>, _>("sequence_is_readable")?.unwrap_or(false),
+            seq_max: row.try_get("seq_max")?,
+            sequence_name: row.try_get("sequence_name")?,
         })
     }
 
@@ -204,17 +208,32 @@ impl Verified {
                  `alter table <schema>.message alter column seq set cache 1`",
             );
         }
-        if self.sequence_is_readable && self.sequence_last.unwrap_or(0) < high {
-            return refused(
-                format!(
-                    "the sequence of outbox messages stands at {}, behind the cursor at {high}: new messages would count as dispatched",
-                    self.sequence_last.unwrap_or(0),
-                ),
-                "set it past the cursor: `select setval(pg_get_serial_sequence('<schema>.message', 'seq'), <cursor>)`",
-            );
+        let (last, name) = (self.sequence_last.unwrap_or(0), self.sequence_name.as_deref());
+        match sequence_refusal(last, high, self.seq_max.unwrap_or(0), name.unwrap_or_default()) {
+            Some((finding, remedy)) if self.sequence_is_readable => refused(finding, &remedy),
+            Some(_) | None => Ok(()),
         }
-        Ok(())
     }
+}
+
+/// What is said of a sequence that stands too low, and what to do. `name` is the sequence's own, qualified.
+pub(crate) fn sequence_refusal(last: i64, high: i64, seq_max: i64, name: &str) -> Option<(String, String)> {
+    let needed = high.max(seq_max);
+    (last < needed).then(|| {
+        let behind = if high >= seq_max {
+            format!("the cursor at {high}: new messages would count as dispatched")
+        } else {
+            format!("the last message at {seq_max}: new messages would be refused")
+        };
+        (
+            format!("the sequence of outbox messages stands at {last}, behind {behind}"),
+            format!(
+                "if nothing has been written since it was set back: `select setval('{}', {needed})`; otherwise \
+                 `outboxd rebase --reason <why>`, which sets it and finds what was written meanwhile",
+                name.replace('\'', "''")
+            ),
+        )
+    })
 }
 
 /// What is said of a missing cursor, and what to do.
@@ -233,15 +252,15 @@ pub(crate) fn encoding_refusal(encoding: &str) -> Option<(String, &'static str)>
     })
 }
 
+/// What to do about an outbox whose cursor was settled in another cluster.
+pub(crate) const FOREIGN_REMEDY: &str = "run `outboxd rebase --reason <why>`, which says the cursor in the words of this cluster (docs/restore.md); or serve the original";
+
 /// The cursor was settled in another cluster.
 pub(crate) fn foreign() -> OutboxError {
     OutboxError::Refused {
         finding: "the cursor belongs to another database cluster: this one was restored or cloned from it"
             .into(),
-        remedy:
-            "serve the original, or, if nothing here waits to be dispatched, drop the outbox schema and run \
-                 `outboxd migrate`"
-                .into(),
+        remedy: FOREIGN_REMEDY.into(),
     }
 }
 
@@ -276,6 +295,8 @@ mod tests {
             sequence_cache: Some(1),
             sequence_last: Some(10),
             sequence_is_readable: true,
+            seq_max: Some(9),
+            sequence_name: Some("outbox.message_seq_seq".into()),
         }
     }
 
@@ -305,11 +326,12 @@ mod tests {
     #[test]
     fn what_would_lose_or_repeat_messages_is_refused_with_its_remedy() {
         for (verified, words) in [
-            (Verified { is_same_cluster: false, ..good() }, "another database cluster"),
+            (Verified { is_same_cluster: false, ..good() }, "outboxd rebase"),
             (Verified { is_in_the_past: false, ..good() }, "another database cluster"),
             (Verified { sequence_cache: Some(32), ..good() }, "cache 1"),
-            (Verified { sequence_last: Some(9), ..good() }, "setval"),
-            (Verified { sequence_last: None, ..good() }, "setval"),
+            (Verified { sequence_last: Some(9), ..good() }, "select setval('outbox.message_seq_seq', 10)"),
+            (Verified { sequence_last: None, ..good() }, "outboxd rebase"),
+            (Verified { seq_max: Some(12), ..good() }, "select setval('outbox.message_seq_seq', 12)"),
             (Verified { high: None, ..good() }, "restore it from a backup"),
             (Verified { encoding: "SQL_ASCII".into(), ..good() }, "encoding 'UTF8'"),
         ] {

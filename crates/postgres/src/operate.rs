@@ -8,6 +8,8 @@ mod check;
 
 mod held;
 
+mod rebase;
+
 mod status;
 
 use std::time::Duration;

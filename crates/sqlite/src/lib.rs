@@ -47,6 +47,8 @@ mod sweep;
 
 mod operator;
 
+mod rebase;
+
 mod check;
 
 pub use config::SqliteConfig;

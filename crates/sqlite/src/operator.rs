@@ -163,6 +163,7 @@ async fn status(connection: &mut SqliteConnection) -> Result<OutboxStatus, Failu
         },
         cursor: cursor.to_string(),
         settled_at: timestamp(&row, "settled_at")?,
+        kafka_cluster: row.try_get("kafka_cluster")?,
         backlog_messages: 0,
         oldest_age_seconds: 0.0,
         held: Vec::new(),

@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 
 use anyhow::anyhow;
 use outboxd_engine::{Finding, Operate, OutboxError, Severity};
-use outboxd_kafka::KafkaConfig;
+use outboxd_kafka::{KafkaConfig, OutboxFacts};
 use outboxd_postgres::PostgresOperator;
 use outboxd_sqlite::SqliteOperator;
 
@@ -25,11 +25,12 @@ pub(crate) async fn check(adapter: Adapter, kafka: &KafkaConfig, asked: &Check) 
     };
     let mut topics: BTreeSet<String> = asked.topic.iter().cloned().collect();
     let mut out_of_reach = Vec::new();
-    let mut intent_max_bytes = None;
+    let (mut intent_max_bytes, mut kafka_cluster) = (None, None);
     let mut findings = match database {
         Ok(outbox) => {
             topics.extend(outbox.topics);
             intent_max_bytes = outbox.max_message_bytes;
+            kafka_cluster = outbox.kafka_cluster;
             outbox.findings
         }
         Err(error) => {
@@ -40,7 +41,8 @@ pub(crate) async fn check(adapter: Adapter, kafka: &KafkaConfig, asked: &Check) 
         }
     };
     let topics: Vec<String> = topics.into_iter().collect();
-    let of_kafka = outboxd_kafka::inspect(kafka, &topics, intent_max_bytes).await;
+    let facts = OutboxFacts { intent_max_bytes, kafka_cluster: kafka_cluster.as_deref() };
+    let of_kafka = outboxd_kafka::inspect(kafka, &topics, facts).await;
     if of_kafka.iter().any(|finding| finding.check == BROKERS && finding.severity == Severity::Error) {
         out_of_reach.push("Kafka");
     }
@@ -60,6 +62,7 @@ struct Outbox {
     findings: Vec<Finding>,
     topics: Vec<String>,
     max_message_bytes: Option<usize>,
+    kafka_cluster: Option<String>,
 }
 
 async fn look_at(operator: impl Operate) -> Result<Outbox, OutboxError> {
@@ -68,7 +71,9 @@ async fn look_at(operator: impl Operate) -> Result<Outbox, OutboxError> {
         return Ok(Outbox { findings, ..Outbox::default() });
     }
     let topics = operator.topics().await?;
-    Ok(Outbox { findings, topics, max_message_bytes: Some(operator.max_message_bytes().await?) })
+    let max_message_bytes = Some(operator.max_message_bytes().await?);
+    let kafka_cluster = operator.status().await?.kafka_cluster;
+    Ok(Outbox { findings, topics, max_message_bytes, kafka_cluster })
 }
 
 /// An error as a finding, so that what Kafka says is shown as well.

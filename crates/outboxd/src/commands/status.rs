@@ -34,6 +34,7 @@ fn table(status: &OutboxStatus) -> String {
         ("epoch", status.leader.epoch.to_string()),
         ("cursor", status.cursor.clone()),
         ("settled", output::time_or_dash(status.settled_at)),
+        ("kafka cluster", status.kafka_cluster.clone().unwrap_or_else(|| "none yet".to_owned())),
         ("backlog", format!("{} messages", status.backlog_messages)),
         ("oldest undelivered", output::duration(oldest)),
     ]);

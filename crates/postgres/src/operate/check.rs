@@ -8,7 +8,7 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use super::PostgresOperator;
-use crate::lead::{NO_CURSOR, encoding_refusal};
+use crate::lead::{FOREIGN_REMEDY, NO_CURSOR, encoding_refusal, sequence_refusal};
 use crate::migrate::{Applied, Part, SCHEMA_VERSION, SCHEMA_VERSION_MIN};
 use crate::row_security::Hidden;
 use crate::schema::render;
@@ -118,7 +118,7 @@ impl PostgresOperator {
         let sql = render(include_str!("../sql/operate_check_cursor.sql"), schema);
         let rows = call.rows(sqlx::query(sql).persistent(false)).await?;
         match rows.first() {
-            Some(row) => findings.extend(call.value(CursorState::read(row))?.findings(&installed)),
+            Some(row) => findings.extend(call.value(CursorState::read(row))?.findings()),
             None => findings.push(error("cursor", NO_CURSOR.0, NO_CURSOR.1)),
         }
         Ok(())
@@ -432,6 +432,8 @@ struct CursorState {
     max_message_bytes: i32,
     high: i64,
     sequence_last: Option<i64>,
+    seq_max: Option<i64>,
+    sequence_name: Option<String>,
     settled_in: Option<i64>,
     this_cluster: i64,
     is_in_the_past: bool,
@@ -443,30 +445,20 @@ impl CursorState {
             max_message_bytes: row.try_get("max_message_bytes")?,
             high: row.try_get("high")?,
             sequence_last: row.try_get("sequence_last")?,
+            seq_max: row.try_get("seq_max")?,
+            sequence_name: row.try_get("sequence_name")?,
             settled_in: row.try_get("settled_in")?,
             this_cluster: row.try_get("this_cluster")?,
             is_in_the_past: row.try_get("is_in_the_past")?,
         })
     }
 
-    fn findings(&self, installed: &Installed) -> Vec<Finding> {
-        const FOREIGN: &str = "serve the original; if nothing here waits to be dispatched, drop the outbox schema and run `outboxd migrate`";
+    fn findings(&self) -> Vec<Finding> {
         let last = self.sequence_last.unwrap_or(0);
-        let sequence = if last < self.high {
-            error(
-                "sequence",
-                format!(
-                    "stands at {last}, behind the cursor at {}: new messages would count as dispatched",
-                    self.high
-                ),
-                format!(
-                    "`select setval(pg_get_serial_sequence('{}', 'seq'), {})`",
-                    installed.message_table.replace('\'', "''"),
-                    self.high
-                ),
-            )
-        } else {
-            ok("sequence", format!("at {last}, the cursor at {}", self.high))
+        let name = self.sequence_name.as_deref().unwrap_or_default();
+        let sequence = match sequence_refusal(last, self.high, self.seq_max.unwrap_or(0), name) {
+            Some((found, remedy)) => error("sequence", found, remedy),
+            None => ok("sequence", format!("at {last}, the cursor at {}", self.high)),
         };
         let cluster = match self.settled_in {
             Some(settled_in) if settled_in != self.this_cluster => error(
@@ -475,7 +467,7 @@ impl CursorState {
                     "the cursor was settled in cluster {settled_in}, this is {}: a restored or cloned database",
                     self.this_cluster
                 ),
-                FOREIGN,
+                FOREIGN_REMEDY,
             ),
             Some(_) => ok("system identifier", "the cursor was settled in this cluster"),
             None => ok("system identifier", "no relay has led yet"),
@@ -486,7 +478,7 @@ impl CursorState {
             error(
                 "cursor's snapshot",
                 "ahead of the server: it was taken in another cluster, or this one was set back",
-                FOREIGN,
+                FOREIGN_REMEDY,
             )
         };
         let limit = ok(

@@ -72,6 +72,7 @@ fn status(row: &PgRow) -> Result<OutboxStatus, sqlx::Error> {
         },
         cursor: cursor.to_string(),
         settled_at: row.try_get("settled_at")?,
+        kafka_cluster: row.try_get("kafka_cluster")?,
         backlog_messages: 0,
         oldest_age_seconds: 0.0,
         held: Vec::new(),

@@ -4,6 +4,8 @@ select
   c.high,
   -- NULL: never used.
   pg_catalog.pg_sequence_last_value(q.seqrelid) as sequence_last,
+  q.seqrelid::regclass::text as sequence_name,
+  (select m.seq from outbox.message m order by m.seq desc limit 1) as seq_max,
   c.system_identifier as settled_in,
   s.system_identifier as this_cluster,
   pg_catalog.pg_snapshot_xmax(c.seen) <= pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())

@@ -3,7 +3,7 @@
 select
   pg_catalog.current_setting('server_version') as server_version,
   (select max(m.version) from outbox.migration m) as schema_version,
-  c.epoch, c.relay, c.led_at, c.settled_at, c.high, c.seen::text as seen, c.pos, c.until::text as until,
+  c.epoch, c.relay, c.led_at, c.settled_at, c.high, c.seen::text as seen, c.pos, c.until::text as until, c.kafka_cluster,
   exists (
     select from pg_catalog.pg_locks l
     where l.locktype = 'advisory' and l.granted and l.objsubid = 2
