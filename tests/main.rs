@@ -39,6 +39,10 @@ mod database_faults;
 
 mod failover;
 
+mod restore;
+
+mod sweep;
+
 mod leadership;
 
 mod tls;

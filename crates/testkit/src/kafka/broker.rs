@@ -22,8 +22,8 @@ pub const VERSION: &str = "4.1.0";
 const START_LIMIT: Duration = Duration::from_secs(120);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
-/// 16 bytes in base64, which Kafka wants; the same for every broker, because they never meet.
-const CLUSTER_ID: &str = "b3V0Ym94ZC10ZXN0LTAwMA";
+/// The beginning of 16 bytes in base64, which Kafka wants. The rest tells one broker from another.
+const CLUSTER_ID_PREFIX: &str = "b3V0Ym94ZC10ZXN0L";
 
 /// To see in the log that the broker serves, and nothing else below a warning.
 const LOGGING: &str = "appender.out.type=Console\n\
@@ -285,8 +285,10 @@ impl Broker {
     }
 
     fn format(&self) -> Result<()> {
+        // Each broker is a cluster of its own: its name is told by its port.
+        let cluster_id = format!("{CLUSTER_ID_PREFIX}{:04x}A", self.ports.plain);
         let mut tool = self.java.command("64m");
-        tool.args(["kafka.tools.StorageTool", "format", "--cluster-id", CLUSTER_ID, "--config"])
+        tool.args(["kafka.tools.StorageTool", "format", "--cluster-id", &cluster_id, "--config"])
             .arg(self.path("server.properties"));
         run(tool)
     }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -215,6 +215,65 @@ impl Server {
         standby.configure()?;
         standby.launch(true).await?;
         Ok(standby)
+    }
+
+    /// A copy of this stopped server's data directory, as a snapshot of its file system is, started on a port of its own. The same
+    /// system identifier, the same rows; two servers that know nothing of one another.
+    ///
+    /// # Errors
+    /// This server runs, its data cannot be copied, or the copy does not start.
+    pub async fn copy(&self) -> Result<Self> {
+        if self.process.is_some() {
+            bail!("copy PostgreSQL's data: it runs");
+        }
+        let mut copy = Self {
+            process: None,
+            directory: own_directory()?,
+            binaries: self.binaries.clone(),
+            options: self.options.clone(),
+            port: free_port()?,
+        };
+        let mut cp = Command::new("cp");
+        cp.arg("-a").arg(self.data()).arg(copy.data());
+        run(cp)?;
+        copy.configure()?;
+        copy.launch(true).await?;
+        Ok(copy)
+    }
+
+    /// What `pg_dump` says of a database, with these arguments.
+    ///
+    /// # Errors
+    /// There is no `pg_dump`, or it fails.
+    pub fn dump(&self, database: &str, arguments: &[&str]) -> Result<Vec<u8>> {
+        let mut dump = self.client("pg_dump");
+        let output = dump.args(arguments).arg(self.url(database)).output().context("run pg_dump")?;
+        if !output.status.success() {
+            bail!("pg_dump: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(output.stdout)
+    }
+
+    /// Restores a dump into a database that is there.
+    ///
+    /// # Errors
+    /// There is no `psql`, or the dump cannot be restored.
+    pub fn restore(&self, database: &str, dump: &[u8]) -> Result<()> {
+        let file = self.directory.path().join("dump.sql");
+        fs::write(&file, dump).context("write the dump")?;
+        let mut psql = self.client("psql");
+        psql.args(["--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1", "--file"]);
+        psql.arg(&file).arg(self.url(database)).stdout(Stdio::null());
+        run(psql)
+    }
+
+    /// A client program: beside the server's own, where there is one (archives of servers leave them out), or on PATH.
+    fn client(&self, program: &str) -> Command {
+        let beside = match &self.binaries {
+            Binaries::Directory(directory) => Some(directory.join(program)).filter(|path| path.is_file()),
+            Binaries::Image => None,
+        };
+        Command::new(beside.unwrap_or_else(|| PathBuf::from(program)))
     }
 
     /// Makes a standby lag from now on: it receives nothing more from its primary.
