@@ -26,6 +26,8 @@ fn statements() -> Vec<(&'static str, &'static str, String)> {
         ("page", "text, bigint, bigint, text, text, bigint, bigint", sql(&statements.read_page)),
         ("backlog", "bigint", sql(&statements.backlog)),
         ("purge", "bigint, bigint, bigint", sql(&statements.purge_messages)),
+        ("sweep", "bigint, bigint, bigint, uuid, bigint", sql(&statements.sweep_window)),
+        ("suspects", "bigint[], text, bigint, text, timestamptz", sql(&statements.sweep_suspects)),
         ("signal", "text[]", sql(&statements.held_signal)),
         ("start", "bigint, uuid", sql(&statements.lead_start)),
         ("counts", "bigint, bigint", sql(&statements.held_counts)),
@@ -52,6 +54,8 @@ async fn prepare(connection: &mut PgConnection, url: &str, plan_cache_mode: &str
     run(connection, "execute page('1:1:', 0, -1, null, '1', 10, 10)").await.unwrap();
     run(connection, "execute backlog(10)").await.unwrap();
     run(connection, "execute purge(0, 10, 0)").await.unwrap();
+    run(connection, "execute sweep(null, 10, null, null, 10)").await.unwrap();
+    run(connection, "execute suspects('{}', '1:1:', null, null, null)").await.unwrap();
     run(connection, "execute signal('{}')").await.unwrap();
     run(connection, "execute start(1, gen_random_uuid())").await.unwrap();
     run(connection, "execute counts(0, 10)").await.unwrap();
@@ -108,7 +112,9 @@ async fn explain(connection: &mut PgConnection, execute: &str) -> Explained {
     while let Some(node) = nodes.pop() {
         nodes.extend(node["Plans"].as_array().into_iter().flatten());
         let kind = node["Node Type"].as_str().unwrap_or_default();
-        if ["message", "held"].iter().any(|table| node["Relation Name"] == *table) && kind != "ModifyTable" {
+        if ["message", "held", "receipt"].iter().any(|table| node["Relation Name"] == *table)
+            && kind != "ModifyTable"
+        {
             explained.scans.push(format!("{kind} {}", node["Index Name"].as_str().unwrap_or_default()));
         }
         if kind.contains("Sort") {
@@ -123,11 +129,15 @@ async fn explain(connection: &mut PgConnection, execute: &str) -> Explained {
 impl Explained {
     /// Index scans alone, a sort of no more than was asked for, and few blocks.
     fn assert_bounded(&self, what: &str, blocks_max: i64) {
+        self.assert_bounded_sorting(what, blocks_max, SORTED_MAX);
+    }
+
+    fn assert_bounded_sorting(&self, what: &str, blocks_max: i64, sorted_max: i64) {
         for scan in &self.scans {
             let by_index = ["Index Scan ", "Index Only Scan "].iter().any(|good| scan.starts_with(good));
             assert!(by_index, "{what}: {scan} in {}", self.plan);
         }
-        assert!(self.sorted_max <= SORTED_MAX, "{what}: sorts {} rows in {}", self.sorted_max, self.plan);
+        assert!(self.sorted_max <= sorted_max, "{what}: sorts {} rows in {}", self.sorted_max, self.plan);
         assert!(self.blocks <= blocks_max, "{what}: touches {} blocks in {}", self.blocks, self.plan);
     }
 }
@@ -224,6 +234,54 @@ async fn a_page_over_a_million_retained_messages_is_read_by_index_alone() {
     run(&mut connection, "analyze outbox.message").await.unwrap();
     every_statement_is_bounded(&mut connection, &database, "planned once, analysed").await;
     every_statement_is_bounded(&mut custom, &database, "planned with values, analysed").await;
+}
+
+/// A turn reads what belongs to its window: wherever that lies, whatever was never vacuumed, however many receipts there are, and
+/// however large the gap between two messages is.
+#[tokio::test]
+async fn a_turn_of_the_sweep_over_a_million_messages_touches_its_window_alone() {
+    const SPAN: i64 = outboxd_core::receipts::RUN_SPAN;
+    let database = installed().await;
+    let mut connection = database.connect().await;
+    run(&mut connection, "alter table outbox.message set (autovacuum_enabled = off)").await.unwrap();
+    run(&mut connection, "alter table outbox.receipt set (autovacuum_enabled = off)").await.unwrap();
+    prepare(&mut connection, &database.url(), "force_generic_plan").await;
+    fill(&mut connection).await;
+    run(
+        &mut connection,
+        &format!(
+            "update outbox.cursor set high = {RETAINED}, seen = pg_current_snapshot();
+             insert into outbox.receipt
+               (epoch, out_of_order, cursor_before, cursor_after, seq_first, seq_last, messages, receipts)
+             select 1, late, '', '', i, i + case when late then {SPAN} - 1 else 9 end, 1, '\\x010000'
+             from generate_series(1, {RETAINED}, 10) i, (values (true), (false)) as l (late);
+             insert into outbox.held (seq, id, topic, key_hash, state, reason)
+               select i, gen_random_uuid(), 'orders', i, 'parked', 'too_large' from generate_series(1, {RETAINED}, 50) i;
+             delete from outbox.message where seq > 100 and seq <= 400000"
+        ),
+    )
+    .await
+    .unwrap();
+    for vacuumed in [false, true] {
+        if vacuumed {
+            run(&mut connection, "vacuum analyze outbox.message, outbox.receipt, outbox.held").await.unwrap();
+        }
+        for from in [0, 400_000, 500_000, RETAINED - 10, RETAINED] {
+            let what = format!("a turn from {from}, vacuumed: {vacuumed}");
+            let turn = explain(&mut connection, &format!("sweep({from}, {PAGE}, null, null, {SPAN})")).await;
+            assert_eq!(turn.rows, 1, "{what}");
+            // What was deleted and not vacuumed is walked over once.
+            let gap = if from == 0 && !vacuumed { 12_000 } else { 0 };
+            turn.assert_bounded_sorting(&what, 2 * BLOCKS_OF_A_PAGE + gap, PAGE + SPAN);
+        }
+        let now = text(&mut connection, "select pg_current_snapshot()").await.unwrap();
+        let seqs: Vec<String> = (500_001..=500_000 + PAGE).map(|seq| seq.to_string()).collect();
+        let suspects = format!("suspects('{{{}}}', '{now}', null, null, null)", seqs.join(","));
+        let suspects = explain(&mut connection, &suspects).await;
+        assert_eq!(suspects.rows, PAGE);
+        // Each is looked up by its key, and once in the audit.
+        suspects.assert_bounded("suspects", 8 * PAGE);
+    }
 }
 
 /// Held messages: one key of 100,000 followers behind a parked head, a topic that cannot be written to with 20,000 more.
@@ -376,6 +434,9 @@ async fn a_million_held_messages_of_distinct_keys_are_never_walked_by_one_statem
     // All pages together count every message once.
     let config = PostgresConfig::from_url(&database.url(), SchemaName::default(), "plans").unwrap();
     let relay = PostgresOutbox::new(config);
+    run(&mut connection, "select setval('outbox.message_seq_seq', max(seq)) from outbox.message")
+        .await
+        .unwrap();
     let term = relay.lead().await.unwrap().expect("nobody else leads");
     let start = relay.start(term).await.unwrap();
     let messages: i64 = start.held.iter().map(|count| i64::from(count.messages)).sum();
