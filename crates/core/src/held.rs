@@ -71,11 +71,13 @@ pub enum HoldReason {
     RefusedByClient,
     /// Every attempt was used.
     AttemptsExhausted,
+    /// Its time has come and it is on its way.
+    Scheduled,
 }
 
 impl HoldReason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::TopicUnknown,
         Self::TopicUnauthorized,
         Self::Behind,
@@ -88,6 +90,7 @@ impl HoldReason {
         Self::TombstoneWithoutKey,
         Self::RefusedByClient,
         Self::AttemptsExhausted,
+        Self::Scheduled,
     ];
 
     /// The word used in tables, metrics and the CLI.
@@ -106,6 +109,7 @@ impl HoldReason {
             Self::TombstoneWithoutKey => "tombstone_without_key",
             Self::RefusedByClient => "refused_by_client",
             Self::AttemptsExhausted => "attempts_exhausted",
+            Self::Scheduled => "scheduled",
         }
     }
 
@@ -196,4 +200,15 @@ pub struct Hold {
     pub attempts: u32,
     /// When it is due, from the time of the settle. Meaningful for [`HoldState::Retry`].
     pub due_in: Duration,
+}
+
+/// A message whose time has not come, to be kept until then. It blocks nobody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scheduled {
+    /// The message.
+    pub seq: Seq,
+    /// Its topic.
+    pub topic: String,
+    /// Its key's hash; `None` if it has no key.
+    pub key_hash: Option<KeyHash>,
 }

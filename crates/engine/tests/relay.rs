@@ -478,7 +478,12 @@ async fn a_keyless_hold_that_is_settled_while_an_older_answer_is_on_its_way_is_a
     broker.create_topic("early");
     until("it is out", || table.held().is_empty()).await;
     table.signal_takes(Duration::from_secs(8));
-    table.commit(&[Written { topic: "late".into(), key: None, payload: Some(b"x".to_vec()) }]);
+    table.commit(&[Written {
+        topic: "late".into(),
+        key: None,
+        payload: Some(b"x".to_vec()),
+        deliver_in: None,
+    }]);
     until("it is held", || table.held().len() == 1).await;
     // The answer to a question that was asked before it was a row says that nothing is held.
     tokio::time::sleep(Duration::from_secs(20)).await;
