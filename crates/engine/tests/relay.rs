@@ -553,6 +553,32 @@ async fn a_scheduled_message_that_is_due_counts_for_its_key_until_it_is_publishe
     relay.drained().await;
 }
 
+/// D3. It is counted from the moment on in which it has become a held message, also if it waits behind another one.
+#[tokio::test(start_paused = true)]
+async fn a_scheduled_message_behind_a_held_one_is_not_overtaken_when_that_one_is_out() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders"]));
+    broker.refuse("a0", Fault::Unknown, 1);
+    let config = RelayConfig {
+        backoff_min: Duration::from_secs(60),
+        backoff_max: Duration::from_secs(120),
+        ..config()
+    };
+    let relay = Running::start_with(&table, &broker, config);
+    table.commit(&numbered("orders", "a", 0..1));
+    until("a0 has failed", || table.held().len() == 1).await;
+    let due_in = table.held()[0].due_in;
+    let soon = Written { deliver_in: Some(due_in / 4), ..Written::keyed("orders", "a", "a1") };
+    table.commit(&[soon]);
+    until("a1 waits behind a0", || table.held().len() == 2).await;
+    // So that a1 does not follow at once.
+    table.signal_takes(Duration::from_secs(5));
+    until("a0 is out", || broker.first_copies("a").len() == 1).await;
+    table.commit(&numbered("orders", "a", 2..3));
+    until("all out", || table.receipts().len() == 3).await;
+    assert_eq!(broker.first_copies("a"), payloads("a", 0..3));
+    relay.drained().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_page_as_large_as_all_that_may_be_in_flight_is_read() {
     let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders"]));
