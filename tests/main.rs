@@ -29,6 +29,12 @@ mod relay;
 
 mod verdicts;
 
+mod scheduling;
+
+mod idempotency;
+
+mod large;
+
 mod fuzz;
 
 mod crash;

@@ -55,11 +55,11 @@ pub use config::RelayConfig;
 pub use observe::{Event, Observe, Outcome, Side};
 pub use operate::{
     AuditedAction, Finding, HeldFilter, HeldId, HeldIdError, HeldMessage, HoldFailure, LeaderStatus, Operate,
-    OperateError, OutboxStatus, Severity,
+    OperateError, OutboxStatus, ScheduledFilter, ScheduledMessage, Severity,
 };
 pub use outbox::{
     Due, DurabilityMark, HeldChange, HeldCount, HeldSignal, Outbox, OutboxError, PageLimit, ReadPage,
-    ReleaseQuery, Settlement, Start, Term, chain,
+    Release, ReleaseQuery, Settlement, Start, Term, chain,
 };
 pub use publisher::{EnqueueError, Publisher, PublisherStats, Report, Token, TopicState};
 pub use rebase::{Rebase, RebaseFigures, RebasePlan};

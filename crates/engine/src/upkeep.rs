@@ -16,8 +16,11 @@ use crate::outbox::{OutboxError, Term};
 pub struct Backlog {
     /// Committed messages that are not dispatched and not held; exact up to 10,000, an upper estimate beyond.
     pub messages: u64,
-    /// Age of the oldest message that is not dispatched, held ones included; zero if there is none.
+    /// Age of the oldest message that is not dispatched, held ones included; zero if there is none. A scheduled message's age
+    /// counts from its time on.
     pub oldest_age: Duration,
+    /// Scheduled messages whose time has not come; exact up to 10,000 and that much beyond.
+    pub scheduled: u64,
     /// Held messages by state and reason, as the words of `HoldState` and `HoldReason`.
     pub held: Vec<(String, String, u64)>,
 }

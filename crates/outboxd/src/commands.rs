@@ -12,6 +12,8 @@ mod migrate;
 
 mod rebase;
 
+mod scheduled;
+
 mod status;
 
 pub(crate) use check::check;
@@ -20,4 +22,5 @@ pub(crate) use healthcheck::healthcheck;
 pub(crate) use held::held;
 pub(crate) use migrate::{grants, migrate};
 pub(crate) use rebase::rebase;
+pub(crate) use scheduled::scheduled;
 pub(crate) use status::status;

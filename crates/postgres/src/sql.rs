@@ -34,6 +34,7 @@ pub struct Statements {
     pub held_due: SqlStr,
     pub held_demote: SqlStr,
     pub held_counts: SqlStr,
+    pub scheduled_promote: SqlStr,
     pub backlog: SqlStr,
     pub backlog_held: SqlStr,
     pub purge_messages: SqlStr,
@@ -42,6 +43,7 @@ pub struct Statements {
     pub sweep_suspects: SqlStr,
     pub sweep_hold: SqlStr,
     pub sweep_move: SqlStr,
+    pub purge_cancelled: SqlStr,
 }
 
 impl Statements {
@@ -66,6 +68,7 @@ impl Statements {
             held_demote: render(include_str!("sql/held_demote.sql"), schema),
             held_due: render(include_str!("sql/held_due.sql"), schema),
             held_counts: render(include_str!("sql/held_counts.sql"), schema),
+            scheduled_promote: render(include_str!("sql/scheduled_promote.sql"), schema),
             backlog: render(include_str!("sql/backlog.sql"), schema),
             backlog_held: render(include_str!("sql/backlog_held.sql"), schema),
             purge_messages: render(include_str!("sql/purge_messages.sql"), schema),
@@ -74,6 +77,7 @@ impl Statements {
             sweep_suspects: render(include_str!("sql/sweep_suspects.sql"), schema),
             sweep_hold: render(include_str!("sql/sweep_hold.sql"), schema),
             sweep_move: render(include_str!("sql/sweep_move.sql"), schema),
+            purge_cancelled: render(include_str!("sql/purge_cancelled.sql"), schema),
         }
     }
 }

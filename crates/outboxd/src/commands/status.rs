@@ -37,6 +37,7 @@ fn table(status: &OutboxStatus) -> String {
         ("kafka cluster", status.kafka_cluster.clone().unwrap_or_else(|| "none yet".to_owned())),
         ("backlog", format!("{} messages", status.backlog_messages)),
         ("oldest undelivered", output::duration(oldest)),
+        ("scheduled", format!("{} messages wait for their time", status.scheduled_messages)),
     ]);
     if !status.held.is_empty() {
         let rows = status

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use outboxd_core::HoldState::{Behind, Parked, Retry};
 use outboxd_core::{HoldReason, Seq};
-use outboxd_engine::{Outbox, OutboxError, PurgeLimit, ReleaseQuery, Settlement, Swept, Term, Upkeep};
+use outboxd_engine::{
+    Outbox, OutboxError, PurgeLimit, Release, ReleaseQuery, Settlement, Swept, Term, Upkeep,
+};
 
 use super::{
     Harness, Holding, Intent, dispatching, hold, leading, messages, moving, read, read_all, receipts, seqs,
@@ -101,8 +103,8 @@ pub async fn a_message_that_the_cursor_passed_without_a_verdict_is_held_and_due<
     assert_eq!(harness.held().await, [(stranded, Retry, HoldReason::Stranded, 0)]);
     let signal = relay.held(&[]).await.expect("ask");
     assert!(signal.due && signal.actions != before, "{signal:?}");
-    let query = ReleaseQuery { topics_held: Vec::new(), unblocked: Vec::new(), limit: messages(10) };
-    let (due, change) = relay.due(&query, before).await.expect("due");
+    let query = ReleaseQuery { term, topics_held: Vec::new(), unblocked: Vec::new(), limit: messages(10) };
+    let Release { due, change, .. } = relay.due(&query, before).await.expect("due");
     assert_eq!(due.len(), 1);
     assert_eq!(due[0].message.payload.as_deref(), Some(b"stranded".as_slice()));
     assert_eq!(change.expect("the keys are counted again").held.len(), 1);
