@@ -15,6 +15,10 @@ mod writing;
 
 mod grants;
 
+mod client;
+
+mod inbox;
+
 mod operate;
 
 mod conformance;
