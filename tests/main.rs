@@ -19,6 +19,8 @@ mod client;
 
 mod inbox;
 
+mod recipes;
+
 mod operate;
 
 mod conformance;
