@@ -289,6 +289,10 @@ impl Observe for Standing {
             | Event::Attempt { .. }
             | Event::Held { .. }
             | Event::Overtaken
+            | Event::Skipped
+            | Event::DeadLettered
+            | Event::DeadLetterFailed
+            | Event::PartitionsChanged
             | Event::Released { .. }
             | Event::Settling
             | Event::PurgeStep(_) => {}
