@@ -10,6 +10,9 @@ use outboxd_testkit::scripted::{MemoryTable, ScriptedBroker, Written};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+#[path = "relay/routes.rs"]
+mod routes;
+
 #[derive(Debug, Default)]
 struct Seen(Mutex<Counts>);
 
@@ -25,6 +28,10 @@ struct Counts {
     parked: u32,
     enqueued: usize,
     overtaken: u32,
+    skipped: u32,
+    dead_lettered: u32,
+    dead_letter_failures: u32,
+    partition_changes: u32,
 }
 
 impl Observe for Seen {
@@ -43,6 +50,10 @@ impl Observe for Seen {
             Event::Held { parked: true, .. } => counts.parked += 1,
             Event::Enqueued { messages } => counts.enqueued += messages,
             Event::Overtaken => counts.overtaken += 1,
+            Event::Skipped => counts.skipped += 1,
+            Event::DeadLettered => counts.dead_lettered += 1,
+            Event::DeadLetterFailed => counts.dead_letter_failures += 1,
+            Event::PartitionsChanged => counts.partition_changes += 1,
             _ => {}
         }
     }
