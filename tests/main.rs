@@ -29,6 +29,12 @@ mod relay;
 
 mod verdicts;
 
+mod routes;
+
+mod scheduling;
+
+mod idempotency;
+
 mod fuzz;
 
 mod crash;

@@ -361,6 +361,7 @@ impl World {
             receipts_out_of_order: Vec::new(),
             holds: Vec::new(),
             released: Vec::new(),
+            scheduled: Vec::new(),
         };
         self.outbox.settle(settlement).await?;
         self.settled = after;

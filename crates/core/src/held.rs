@@ -73,11 +73,13 @@ pub enum HoldReason {
     RefusedByClient,
     /// Every attempt was used.
     AttemptsExhausted,
+    /// Its time has come and it is on its way.
+    Scheduled,
 }
 
 impl HoldReason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::TopicUnknown,
         Self::TopicUnauthorized,
         Self::Behind,
@@ -91,6 +93,7 @@ impl HoldReason {
         Self::TombstoneWithoutKey,
         Self::RefusedByClient,
         Self::AttemptsExhausted,
+        Self::Scheduled,
     ];
 
     /// The word used in tables, metrics and the CLI.
@@ -110,6 +113,7 @@ impl HoldReason {
             Self::TombstoneWithoutKey => "tombstone_without_key",
             Self::RefusedByClient => "refused_by_client",
             Self::AttemptsExhausted => "attempts_exhausted",
+            Self::Scheduled => "scheduled",
         }
     }
 
@@ -203,4 +207,15 @@ pub struct Hold {
     pub due_in: Duration,
     /// Where the copy of a parked message is: `topic[partition]@offset`.
     pub dead_letter: Option<String>,
+}
+
+/// A message whose time has not come, to be kept until then. It blocks nobody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scheduled {
+    /// The message.
+    pub seq: Seq,
+    /// Its topic.
+    pub topic: String,
+    /// Its key's hash; `None` if it has no key.
+    pub key_hash: Option<KeyHash>,
 }

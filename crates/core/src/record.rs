@@ -296,6 +296,7 @@ mod tests {
             traceparent: None,
             tracestate: None,
             created_at: OffsetDateTime::UNIX_EPOCH,
+            deliver_after: None,
             age: Duration::ZERO,
         }
     }

@@ -38,11 +38,11 @@ pub(crate) struct Letter {
 impl Letter {
     pub(crate) fn new(meta: Meta, message: Message, hold: Hold) -> Self {
         let since = Instant::now();
-        // Created by the database's clock, and so long ago.
-        let age = since.saturating_duration_since(meta.inserted_at);
-        let parked_at =
-            time::Duration::try_from(age).ok().and_then(|age| message.created_at.checked_add(age));
-        let parked_at = parked_at.unwrap_or(message.created_at);
+        // Its age, by the database's clock when it was read, counts from here.
+        let from = message.deliver_after.map_or(message.created_at, |after| after.max(message.created_at));
+        let age =
+            time::Duration::try_from(since.saturating_duration_since(meta.inserted_at)).unwrap_or_default();
+        let parked_at = from.checked_add(age).unwrap_or(from);
         Self { meta, message, hold, parked_at, since, alone: false }
     }
 

@@ -49,11 +49,11 @@ pub use config::RelayConfig;
 pub use observe::{Event, Observe, Outcome, Side};
 pub use operate::{
     AuditedAction, Finding, HeldFilter, HeldId, HeldIdError, HeldMessage, HoldFailure, LeaderStatus, Operate,
-    OperateError, OutboxStatus, Severity,
+    OperateError, OutboxStatus, ScheduledFilter, ScheduledMessage, Severity,
 };
 pub use outbox::{
     Backlog, Due, DurabilityMark, HeldChange, HeldCount, HeldSignal, Outbox, OutboxError, PageLimit,
-    PurgeLimit, Purged, ReadPage, ReleaseQuery, Settlement, Start, Term, chain,
+    PurgeLimit, Purged, ReadPage, Release, ReleaseQuery, Settlement, Start, Term, chain,
 };
 pub use publisher::{EnqueueError, Publisher, PublisherStats, Report, Token, TopicState};
 pub use relay::{Relay, RelayError};

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use outboxd_core::{
-    Hold, HoldReason, HoldState, KeyHash, Message, OnRefused, Refusal, Verdict, classify, route,
+    Hold, HoldReason, HoldState, KeyHash, Message, OnRefused, Refusal, Scheduled, Verdict, classify, route,
 };
 use tokio::time::Instant;
 use tracing::field::display;
@@ -28,6 +28,8 @@ enum Step {
     Published { alone: bool },
     /// Set aside without being published.
     Held(Hold),
+    /// Put aside until its time.
+    Scheduled(Scheduled),
     /// Cannot be decided now; it stays at the front.
     Wait,
 }
@@ -54,6 +56,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                         published += self.publish_copies();
                     }
                 }
+                Step::Scheduled(scheduled) => self.schedule(waiting.token, scheduled),
                 Step::Wait => {
                     self.feed.push_front(waiting);
                     break;
@@ -69,6 +72,10 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         let message = &waiting.message;
         let Some(meta) = self.window.open(waiting.token) else { return Step::Wait };
         let (released, key_hash) = (meta.released, meta.key_hash);
+        // Whatever its time: one path, on which a cancellation that was committed before that time is never missed.
+        if message.deliver_after.is_some() && released.is_none() {
+            return Step::Scheduled(Scheduled { seq: message.seq, topic: message.topic.clone(), key_hash });
+        }
         let destination = Arc::clone(&meta.destination);
         let hold = |state, reason| hold(message, key_hash, state, reason, released);
         if let Some(refusal) = &destination.refusal {
@@ -190,6 +197,17 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         log_hold(meta, hold);
         self.lasting.suspects.remove(&meta.seq);
         self.lasting.uncopied.remove(&meta.seq);
+    }
+
+    /// Gives a message its verdict: scheduled. It blocks nobody.
+    fn schedule(&mut self, token: Token, scheduled: Scheduled) {
+        self.observer.observe(&Event::Scheduled);
+        self.held.schedule();
+        if let Some(meta) = self.window.open(token) {
+            tracing::debug!(target: "outboxd::held", seq = meta.seq.0, message_id = %meta.id,
+                correlation_id = meta.correlation_id, topic = meta.topic(), "message is scheduled");
+        }
+        self.window.scheduled(token, scheduled);
     }
 
     pub(crate) fn ask_for_topics(&mut self) {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::held::Round;
 use crate::observe::Event;
-use crate::outbox::{Due, Outbox, PageLimit, ReleaseQuery};
+use crate::outbox::{Due, Outbox, PageLimit, Release, ReleaseQuery};
 use crate::pipeline::{HeldAnswer, Pipeline};
 use crate::publisher::Publisher;
 
@@ -36,6 +36,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                     && !self.window.has_releases() =>
             {
                 let query = ReleaseQuery {
+                    term: self.term,
                     topics_held: self.lasting.topics.held(),
                     unblocked: unblocked.clone(),
                     limit: PageLimit { messages: RELEASE_MAX, bytes: self.config.page.bytes },
@@ -43,8 +44,8 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                 let (outbox, actions) = (Arc::clone(self.outbox), self.held.actions);
                 self.held.asked(Round::Reading, self.window.holds_unsettled());
                 self.held_calls.spawn(async move {
-                    let (due, change) = outbox.due(&query, actions).await?;
-                    Ok(HeldAnswer::Due(due, change))
+                    let release = outbox.due(&query, actions).await?;
+                    Ok(HeldAnswer::Release(release))
                 });
             }
             Round::Idle | Round::Asking | Round::Barrier { .. } | Round::Reading => {}
@@ -54,8 +55,8 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
     pub(crate) fn held_answered(&mut self, answer: HeldAnswer) {
         match answer {
             HeldAnswer::Signal(signal) => self.held.signalled(signal, self.window.holds_unsettled()),
-            HeldAnswer::Due(due, change) => {
-                self.held.released(change.as_ref());
+            HeldAnswer::Release(Release { due, change, promoted }) => {
+                self.held.released(change.as_ref(), &promoted);
                 self.release(due);
             }
         }

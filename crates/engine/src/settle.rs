@@ -55,7 +55,8 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         }
         let batch = self.window.collect(now);
         let after = batch.after.unwrap_or_else(|| self.settled.clone());
-        let (dispatched, holds, released) = (batch.dispatched, batch.holds.len(), batch.released.len());
+        let (dispatched, released) = (batch.dispatched, batch.released.len());
+        let holds = batch.holds.len() + batch.scheduled.len();
         let settlement = Settlement {
             term: self.term,
             before: self.settled.clone(),
@@ -64,6 +65,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             receipts_out_of_order: batch.receipts_out_of_order,
             holds: batch.holds,
             released: batch.released,
+            scheduled: batch.scheduled,
         };
         self.settle.began_at = now;
         self.observer.observe(&Event::Settling);

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use outboxd_core::{Cursor, Destination, Hold, KeyHash, PageFrame, Receipt, ReceiptEntry, Seq};
+use outboxd_core::{Cursor, Destination, Hold, KeyHash, PageFrame, Receipt, ReceiptEntry, Scheduled, Seq};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -60,6 +60,7 @@ enum Slot {
     },
     /// Parked, once its copy is on the dead-letter topic; the flag says whether the copy is with the client.
     Copying(bool),
+    Scheduled(Scheduled),
     /// Failed in a way that is nobody's fault: it will be read again, so nothing from here on is settled.
     Void,
     Settling,
@@ -98,6 +99,7 @@ pub(crate) struct Batch {
     pub(crate) receipts_out_of_order: Vec<ReceiptEntry>,
     pub(crate) holds: Vec<Hold>,
     pub(crate) released: Vec<Seq>,
+    pub(crate) scheduled: Vec<Scheduled>,
     pub(crate) dispatched: u64,
 }
 
@@ -235,6 +237,11 @@ impl Window {
         self.decide(token, Slot::Held { hold });
     }
 
+    pub(crate) fn scheduled(&mut self, token: Token, scheduled: Scheduled) {
+        self.holds_unsettled += 1;
+        self.decide(token, Slot::Scheduled(scheduled));
+    }
+
     fn decide(&mut self, token: Token, verdict: Slot) {
         if let Some(slot) = self.slot(token) {
             *slot = verdict;
@@ -255,7 +262,7 @@ impl Window {
         self.bytes
     }
 
-    /// Holds that were decided and are not yet rows.
+    /// Holds, and messages put aside until their time, that were decided and are not yet rows.
     pub(crate) fn holds_unsettled(&self) -> usize {
         self.holds_unsettled
     }
@@ -271,7 +278,7 @@ impl Window {
             Slot::Published(..) | Slot::Dispatched { .. } | Slot::Void | Slot::Settling => true,
             Slot::Copying(with_client) => *with_client,
             Slot::Held { hold } => hold.dead_letter.is_some(),
-            Slot::Open(_) => false,
+            Slot::Open(_) | Slot::Scheduled(_) => false,
         });
         unsettled.count() as u64
     }
@@ -347,7 +354,7 @@ impl Window {
 
 impl Slot {
     fn has_verdict(&self) -> bool {
-        matches!(self, Self::Dispatched { .. } | Self::Held { .. } | Self::Settling)
+        matches!(self, Self::Dispatched { .. } | Self::Held { .. } | Self::Scheduled(_) | Self::Settling)
     }
 }
 
@@ -373,6 +380,7 @@ impl Batch {
                 }
             }
             Slot::Held { hold } => self.holds.push(hold),
+            Slot::Scheduled(scheduled) => self.scheduled.push(scheduled),
             Slot::Open(_) | Slot::Published(..) | Slot::Copying(_) | Slot::Void | Slot::Settling => {}
         }
     }

@@ -63,6 +63,7 @@ impl Failpoint {
             | Event::OutageEnded { .. }
             | Event::Reconnected { .. }
             | Event::Attempt { .. }
+            | Event::Scheduled
             | Event::Held { .. }
             | Event::Overtaken
             | Event::Skipped

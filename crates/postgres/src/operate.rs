@@ -8,13 +8,17 @@ mod check;
 
 mod held;
 
+mod scheduled;
+
 mod status;
 
 use std::time::Duration;
 
 use outboxd_engine::{
-    AuditedAction, Finding, HeldFilter, HeldId, HeldMessage, Operate, OperateError, OutboxError, OutboxStatus,
+    AuditedAction, Finding, HeldFilter, HeldId, HeldMessage, Operate, OperateError, OutboxError,
+    OutboxStatus, ScheduledFilter, ScheduledMessage,
 };
+use uuid::Uuid;
 
 use crate::session::{PostgresConfig, Purpose, Session};
 
@@ -74,6 +78,14 @@ impl Operate for PostgresOperator {
         action: &AuditedAction,
     ) -> Result<(), OperateError> {
         self.discard_held(named.into(), action).await
+    }
+
+    async fn scheduled_list(&self, filter: &ScheduledFilter) -> Result<Vec<ScheduledMessage>, OutboxError> {
+        self.list_scheduled(filter).await
+    }
+
+    async fn scheduled_cancel(&self, id: Uuid, action: &AuditedAction) -> Result<(), OperateError> {
+        self.cancel_scheduled(id, action).await
     }
 
     fn takeover_after(&self) -> Duration {

@@ -9,7 +9,8 @@ use crate::outbox::PostgresOutbox;
 
 impl PostgresOutbox {
     pub(crate) async fn settle_page(&self, settlement: Settlement) -> Result<(), OutboxError> {
-        let Settlement { term, before, after, receipts, receipts_out_of_order, holds, released } = settlement;
+        let Settlement { term, before, after, receipts, receipts_out_of_order, holds, released, scheduled } =
+            settlement;
         let bound = self.memory().bounds.of(after.high).map(|bound| bound.to_string());
         let packed = Packed::of(receipts, receipts_out_of_order);
         let mut touched = Touched::by(&holds);
@@ -47,6 +48,11 @@ impl PostgresOutbox {
             .bind(columns.attempts)
             .bind(columns.due_us)
             .bind(released.iter().map(|seq| seq.0).collect::<Vec<_>>())
+            .bind(scheduled.iter().map(|scheduled| scheduled.seq.0).collect::<Vec<_>>())
+            .bind(scheduled.iter().map(|scheduled| scheduled.topic.clone()).collect::<Vec<_>>())
+            .bind(
+                scheduled.iter().map(|scheduled| scheduled.key_hash.map(KeyHash::to_i64)).collect::<Vec<_>>(),
+            )
             .bind(columns.dead_letter);
         let rows = call.rows(statement).await?;
         let Some(row) = rows.first() else {

@@ -133,6 +133,18 @@ fn routes_are_read_from_the_file() {
 }
 
 #[test]
+fn every_example_is_a_valid_configuration() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/examples");
+    let examples: Vec<_> = std::fs::read_dir(examples).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(!examples.is_empty());
+    for example in examples {
+        if let Err(problems) = Config::load(&sources(Some(&example), &[], &[]), Needs::NOTHING) {
+            panic!("{problems}");
+        }
+    }
+}
+
+#[test]
 fn everything_that_is_wrong_with_routes_is_said_at_once_with_the_route_that_it_is_about() {
     let refused = with_file(
         "[[route]]\ntopics = [\"orders.*\"]\ndead_leter = \"x\"\non_refused = \"drop\"\nattempts_max = 0\n

@@ -118,7 +118,7 @@ with recursive unblocked as materialized (
 )
 select s.attempts, (extract(epoch from clock_timestamp()) * 1000000)::bigint as clock_us, m.seq, m.id, m.topic, m.key, m.payload,
   m.headers::text as headers, m.partition, m.content_type, m.correlation_id, m.causation_id, m.traceparent, m.tracestate,
-  m.created_at, s.key_hash
+  m.created_at, m.deliver_after, s.key_hash
 from sized s
 cross join lateral (select i.* from outbox.message i where i.seq = s.seq) m
 where s.bytes_before < $4

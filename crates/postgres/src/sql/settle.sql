@@ -7,7 +7,8 @@
 --   $14 out_of_order, $15 first, $16 last, $17 messages, $18 packed         receipts
 --   $19 seq, $20 topic, $21 key_hash, $22 state, $23 reason, $24 error, $25 attempts, $26 due in microseconds      holds
 --   $27                                                 held messages that were dispatched
---   $28                                                 dead_letter of the holds
+--   $28 seq, $29 topic, $30 key_hash                    messages whose time has not come
+--   $31                                                 dead_letter of the holds
 --
 -- A concurrent leader's bump makes the update wait and then find nothing. Each held row is reached by its primary key.
 with moved as (
@@ -52,7 +53,7 @@ with moved as (
     n.dead_letter
   from moved m
   cross join unnest($19::bigint[], $20::text[], $21::bigint[], $22::text[], $23::text[], $24::text[], $25::integer[], $26::bigint[],
-      $28::text[])
+      $31::text[])
     as n (seq, topic, key_hash, state, reason, error, attempts, due_us, dead_letter)
   cross join lateral (select i.id from outbox.message i where i.seq = n.seq) i
   -- Discarded by an operator while it was tried again: it stays so.
@@ -69,6 +70,12 @@ with moved as (
     -- The last ten: one came, so at most one goes.
     failures = case when jsonb_array_length(h.failures || excluded.failures) > 10
       then (h.failures || excluded.failures) - 0 else h.failures || excluded.failures end
+), scheduled as (
+  insert into outbox.scheduled (seq, id, topic, key_hash, due_at, scheduled_at)
+  select n.seq, i.id, n.topic, n.key_hash, i.deliver_after, m.settled_at
+  from moved m
+  cross join unnest($28::bigint[], $29::text[], $30::bigint[]) as n (seq, topic, key_hash)
+  cross join lateral (select i.id, i.deliver_after from outbox.message i where i.seq = n.seq) i
 )
 select
   array(

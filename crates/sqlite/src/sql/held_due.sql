@@ -33,8 +33,8 @@ sized as materialized (
 )
 select
   m.seq, m.id, m.topic, m.key, m.payload, m.headers, m.partition, m.content_type, m.correlation_id, m.causation_id,
-  m.traceparent, m.tracestate, m.created_at,
-  (julianday('now') - julianday(m.created_at)) * 86400.0 as age_seconds,
+  m.traceparent, m.tracestate, m.created_at, m.deliver_after,
+  (julianday('now') - julianday(max(m.created_at, coalesce(m.deliver_after, m.created_at)))) * 86400.0 as age_seconds,
   s.attempts, s.key_hash
 from sized as s
 cross join outbox_message as m on m.seq = s.seq
