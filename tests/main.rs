@@ -35,6 +35,8 @@ mod scheduling;
 
 mod idempotency;
 
+mod large;
+
 mod fuzz;
 
 mod crash;
