@@ -65,8 +65,10 @@ async fn what_waited_behind_a_retried_message_goes_in_order_once_that_is_skipped
     until("its followers wait", || table.held().len() == 20).await;
     assert_eq!(broker.first_copies("a"), [""; 0]);
     until("they have gone", || table.held().len() == 1 && table.receipts().len() == 19).await;
+    let set_aside = relay.counts().set_aside;
     table.commit(&numbered("orders", "a", 20..30));
     until("newer ones", || table.receipts().len() == 29).await;
+    assert_eq!(relay.counts().set_aside, set_aside, "the key is on the direct path again");
     assert_eq!(broker.first_copies("a"), payloads("a", 1..30));
     let held = table.held();
     assert_eq!((held[0].state, held[0].attempts, held[0].key_hash), (HoldState::Parked, 3, None));
