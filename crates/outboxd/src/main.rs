@@ -74,7 +74,7 @@ fn obey(global: &Global, command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Check(asked) => {
             let config = load(None, Needs::BOTH)?;
-            wait(commands::check(Adapter::of(&config)?, &config.kafka, &asked))?;
+            wait(commands::check(Adapter::of(&config)?, &config.kafka, &config.relay.routes, &asked))?;
         }
         Command::Status(asked) => {
             let config = load(None, Needs::DATABASE)?;
