@@ -15,6 +15,12 @@ mod writing;
 
 mod grants;
 
+mod client;
+
+mod inbox;
+
+mod recipes;
+
 mod operate;
 
 mod conformance;
@@ -28,6 +34,8 @@ mod publisher;
 mod relay;
 
 mod verdicts;
+
+mod routes;
 
 mod scheduling;
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use outboxd_core::Routes;
 use outboxd_engine::{OutboxError, Term, Upkeep};
 use outboxd_postgres::{PostgresConfig, PostgresOutbox, SchemaName};
 use outboxd_testkit::postgres::Database;
@@ -92,7 +93,7 @@ async fn ghost(url: String, rows: u32, stop: CancellationToken) -> (u64, Vec<i64
             .await
             .unwrap();
         let term = Term { epoch, nonce: nonce.unwrap_or_default(), keep_every: Duration::from_secs(1) };
-        match outbox.sweep(term, rows).await {
+        match outbox.sweep(term, rows, &Routes::default()).await {
             Ok(swept) => {
                 turns += 1;
                 found.extend(swept.stranded.iter().map(|stranded| stranded.seq.0));

@@ -37,6 +37,8 @@ mod publish;
 
 mod classify;
 
+mod dead_letter;
+
 mod window;
 
 mod settle;

@@ -32,7 +32,7 @@ pub(crate) async fn laps<O: Outbox>(
 ) -> OutboxError {
     loop {
         let began = Instant::now();
-        let pause = match outbox.sweep(term, config.sweep_rows).await {
+        let pause = match outbox.sweep(term, config.sweep_rows, &config.routes).await {
             Ok(swept) => {
                 if !swept.stranded.is_empty() {
                     report(&swept);

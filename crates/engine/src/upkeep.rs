@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use outboxd_core::Seq;
+use outboxd_core::{Routes, Seq};
 use uuid::Uuid;
 
 use crate::outbox::{OutboxError, Term};
@@ -85,11 +85,17 @@ pub trait Upkeep: Send + Sync + 'static {
 
     /// Compares the next messages that the cursor has passed, at most `rows`, with what became of them: a receipt, a hold, a time
     /// that has not come, an operator's decision. What nothing has become of is stranded. It is held, due at once, with the
-    /// reason `stranded`, and counts as an operator's action, so that its key is counted again.
+    /// reason `stranded`, under the topic that `routes` lead to, and counts as an operator's action, so that its key is counted
+    /// again.
     ///
     /// Where receipts were purged, messages that are older than those that are left prove nothing and are passed over.
     ///
     /// # Errors
     /// [`OutboxError::Fenced`] if the term is over.
-    fn sweep(&self, term: Term, rows: u32) -> impl Future<Output = Result<Swept, OutboxError>> + Send;
+    fn sweep(
+        &self,
+        term: Term,
+        rows: u32,
+        routes: &Routes,
+    ) -> impl Future<Output = Result<Swept, OutboxError>> + Send;
 }

@@ -16,15 +16,17 @@ enum Stage {
     Acknowledged,
     Settling,
     Settled,
+    DeadLettered,
 }
 
-const STAGES: [(&str, Stage); 6] = [
+const STAGES: [(&str, Stage); 7] = [
     ("read", Stage::Read),
     ("durable", Stage::Durable),
     ("enqueued", Stage::Enqueued),
     ("acknowledged", Stage::Acknowledged),
     ("settling", Stage::Settling),
     ("settled", Stage::Settled),
+    ("dead_lettered", Stage::DeadLettered),
 ];
 
 /// Aborts the process when a stage is reached for the n-th time. No destructor runs, as with `kill -9`.
@@ -51,6 +53,7 @@ impl Failpoint {
             Event::Acknowledged { .. } => Some(Stage::Acknowledged),
             Event::Settling => Some(Stage::Settling),
             Event::Settled { .. } => Some(Stage::Settled),
+            Event::DeadLettered => Some(Stage::DeadLettered),
             Event::Heartbeat
             | Event::StandingBy
             | Event::Leading { .. }
@@ -63,6 +66,9 @@ impl Failpoint {
             | Event::Scheduled
             | Event::Held { .. }
             | Event::Overtaken
+            | Event::Skipped
+            | Event::DeadLetterFailed
+            | Event::PartitionsChanged
             | Event::Released { .. }
             | Event::PossibleDuplicates { .. }
             | Event::InFlight { .. }

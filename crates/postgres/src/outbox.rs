@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use outboxd_core::{Cursor, Seq};
+use outboxd_core::{Cursor, Routes, Seq};
 use outboxd_engine::{
     Backlog, DurabilityMark, HeldSignal, Outbox, OutboxError, PageLimit, PurgeLimit, Purged, ReadPage,
     Release, ReleaseQuery, Settlement, Start, Swept, Term, Upkeep,
@@ -175,8 +175,8 @@ impl Upkeep for PostgresOutbox {
         self.purge_step(limit).await
     }
 
-    async fn sweep(&self, term: Term, rows: u32) -> Result<Swept, OutboxError> {
-        self.sweep_turn(term, rows).await
+    async fn sweep(&self, term: Term, rows: u32, routes: &Routes) -> Result<Swept, OutboxError> {
+        self.sweep_turn(term, rows, routes).await
     }
 }
 

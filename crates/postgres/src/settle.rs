@@ -52,7 +52,8 @@ impl PostgresOutbox {
             .bind(scheduled.iter().map(|scheduled| scheduled.topic.clone()).collect::<Vec<_>>())
             .bind(
                 scheduled.iter().map(|scheduled| scheduled.key_hash.map(KeyHash::to_i64)).collect::<Vec<_>>(),
-            );
+            )
+            .bind(columns.dead_letter);
         let rows = call.rows(statement).await?;
         let Some(row) = rows.first() else {
             call.done();
@@ -104,13 +105,17 @@ struct HoldColumns {
     error: Vec<Option<String>>,
     attempts: Vec<i32>,
     due_us: Vec<Option<i64>>,
+    dead_letter: Vec<Option<String>>,
 }
 
 impl HoldColumns {
     fn of(holds: Vec<Hold>) -> Self {
         let mut columns = Self::default();
-        for Hold { seq: Seq(seq), topic, key_hash, state, reason, error, attempts, due_in } in holds {
+        for hold in holds {
+            let Hold { seq: Seq(seq), topic, key_hash, state, reason, error, attempts, due_in, dead_letter } =
+                hold;
             columns.seq.push(seq);
+            columns.dead_letter.push(dead_letter);
             columns.topic.push(topic);
             columns.key_hash.push(key_hash.map(KeyHash::to_i64));
             columns.state.push(state.as_str());

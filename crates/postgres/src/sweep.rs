@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use outboxd_core::receipts::RUN_SPAN;
 use outboxd_core::sweep::{Compared, Evidence, Run};
-use outboxd_core::{KeyHash, Seq};
+use outboxd_core::{KeyHash, Routes, Seq};
 use outboxd_engine::{OutboxError, Stranded, Swept, Term};
 use sqlx::{Row, SqlStr};
 use time::OffsetDateTime;
@@ -106,7 +106,12 @@ impl Window {
 }
 
 impl PostgresOutbox {
-    pub(crate) async fn sweep_turn(&self, term: Term, rows: u32) -> Result<Swept, OutboxError> {
+    pub(crate) async fn sweep_turn(
+        &self,
+        term: Term,
+        rows: u32,
+        routes: &Routes,
+    ) -> Result<Swept, OutboxError> {
         let mut call = self.rest_session.call("sweep").await?;
         let Some(window) = Window::read(&mut call, &self.sql.sweep_window, None, rows, Some(term)).await?
         else {
@@ -116,7 +121,7 @@ impl PostgresOutbox {
         let stranded = if window.compared.unknown.is_empty() || window.receipts == Known::Nothing {
             Some(Vec::new())
         } else {
-            self.hold_stranded(&mut call, term, &window).await?
+            self.hold_stranded(&mut call, term, &window, routes).await?
         };
         let Some(stranded) = stranded else {
             call.done();
@@ -146,6 +151,7 @@ impl PostgresOutbox {
         call: &mut Call<'_>,
         term: Term,
         window: &Window,
+        routes: &Routes,
     ) -> Result<Option<Vec<Stranded>>, OutboxError> {
         let (seen, pos, until) = &window.cursor;
         let suspects = sqlx::query(self.sql.sweep_suspects.clone())
@@ -158,17 +164,20 @@ impl PostgresOutbox {
         if rows.is_empty() {
             return Ok(Some(Vec::new()));
         }
-        let (mut seqs, mut hashes): (Vec<i64>, Vec<Option<i64>>) = (Vec::new(), Vec::new());
+        let (mut seqs, mut topics): (Vec<i64>, Vec<String>) = (Vec::new(), Vec::new());
+        let mut hashes: Vec<Option<i64>> = Vec::new();
         for row in &rows {
-            let topic: &str = call.value(row.try_get("topic"))?;
+            let topic = routes.destination(call.value(row.try_get("topic"))?).topic;
             let key: Option<&str> = call.value(row.try_get("key"))?;
             seqs.push(call.value(row.try_get("seq"))?);
-            hashes.push(key.map(|key| KeyHash::of_parts(topic, key).to_i64()));
+            hashes.push(key.map(|key| KeyHash::of_parts(&topic, key).to_i64()));
+            topics.push(topic.to_string());
         }
         let hold = sqlx::query(self.sql.sweep_hold.clone())
             .bind(term.epoch)
             .bind(term.nonce)
             .bind(seqs)
+            .bind(topics)
             .bind(hashes);
         let held = call.rows(hold).await?;
         let Some(row) = held.first() else { return Ok(None) };

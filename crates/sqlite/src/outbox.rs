@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use outboxd_core::Cursor;
+use outboxd_core::{Cursor, Routes};
 use outboxd_engine::{
     Backlog, DurabilityMark, HeldSignal, Outbox, OutboxError, PageLimit, PurgeLimit, Purged, ReadPage,
     Release, ReleaseQuery, Settlement, Start, Swept, Term, Upkeep,
@@ -111,7 +111,7 @@ impl Upkeep for SqliteOutbox {
         self.purge_step(limit).await
     }
 
-    async fn sweep(&self, term: Term, rows: u32) -> Result<Swept, OutboxError> {
-        self.sweep_turn(term, rows).await
+    async fn sweep(&self, term: Term, rows: u32, routes: &Routes) -> Result<Swept, OutboxError> {
+        self.sweep_turn(term, rows, routes).await
     }
 }

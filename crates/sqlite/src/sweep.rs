@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use outboxd_core::receipts::RUN_SPAN;
 use outboxd_core::sweep::{Compared, Evidence, Run};
-use outboxd_core::{KeyHash, Seq};
+use outboxd_core::{KeyHash, Routes, Seq};
 use outboxd_engine::{OutboxError, Stranded, Swept, Term};
 use sqlx::{Connection, Row, SqliteConnection};
 use tokio::time::timeout;
@@ -23,13 +23,24 @@ enum Known {
     Since(Option<String>),
 }
 
+/// Who holds what is stranded, and under which topics.
+struct Holding<'a> {
+    relay: &'a str,
+    routes: &'a Routes,
+}
+
 impl SqliteOutbox {
-    pub(crate) async fn sweep_turn(&self, term: Term, rows: u32) -> Result<Swept, OutboxError> {
+    pub(crate) async fn sweep_turn(
+        &self,
+        term: Term,
+        rows: u32,
+        routes: &Routes,
+    ) -> Result<Swept, OutboxError> {
         const DOING: &str = "sweep";
         let file = self.term_state().file;
         let mut lent = self.rest_session.lend(&self.config, DOING, file.as_ref()).await?;
-        let relay = self.config.relay.clone();
-        let outcome = timeout(lent.deadline(), turn(lent.connection(), term, rows, &relay)).await;
+        let holding = Holding { relay: &self.config.relay, routes };
+        let outcome = timeout(lent.deadline(), turn(lent.connection(), term, rows, &holding)).await;
         lent.finish(DOING, outcome)
     }
 }
@@ -38,7 +49,7 @@ async fn turn(
     connection: &mut SqliteConnection,
     term: Term,
     rows: u32,
-    relay: &str,
+    holding: &Holding<'_>,
 ) -> Result<Swept, Failure> {
     let (compared, known) = compare(connection, term, i64::from(rows.max(1))).await?;
     // Dropped without a commit, on every error below, it rolls back.
@@ -46,7 +57,7 @@ async fn turn(
     let mut stranded = Vec::new();
     if let Known::Since(since) = &known {
         for seq in &compared.unknown {
-            stranded.extend(hold(&mut transaction, *seq, since.as_deref(), relay).await?);
+            stranded.extend(hold(&mut transaction, *seq, since.as_deref(), holding).await?);
         }
     }
     let lap_age: f64 = sqlx::query_scalar(include_str!("sql/sweep_move.sql"))
@@ -126,7 +137,7 @@ async fn hold(
     connection: &mut SqliteConnection,
     seq: Seq,
     since: Option<&str>,
-    relay: &str,
+    holding: &Holding<'_>,
 ) -> Result<Option<Stranded>, Failure> {
     let suspect = sqlx::query(include_str!("sql/sweep_suspect.sql"))
         .bind(seq.0)
@@ -135,12 +146,12 @@ async fn hold(
         .await?;
     let Some(suspect) = suspect else { return Ok(None) };
     let id = row::id(suspect.try_get("id")?).unwrap_or_default();
-    let topic: String = suspect.try_get("topic")?;
+    let topic = holding.routes.destination(suspect.try_get("topic")?).topic;
     let key: Option<String> = suspect.try_get("key")?;
     sqlx::query(include_str!("sql/sweep_hold.sql"))
         .bind(seq.0)
         .bind(id.to_string())
-        .bind(&topic)
+        .bind(&*topic)
         .bind(key.map(|key| KeyHash::of_parts(&topic, &key).to_i64()))
         .execute(&mut *connection)
         .await?;
@@ -148,10 +159,10 @@ async fn hold(
         .bind("sweep")
         .bind(id.to_string())
         .bind(seq.0)
-        .bind(&topic)
+        .bind(&*topic)
         .bind("stranded")
         .bind(suspect.try_get::<Option<String>, _>("correlation_id")?)
-        .bind(relay)
+        .bind(holding.relay)
         .bind("the cursor had passed it and nobody had delivered it")
         .execute(connection)
         .await?;

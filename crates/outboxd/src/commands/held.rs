@@ -179,6 +179,7 @@ fn as_facts(message: &HeldMessage) -> String {
         ),
         ("state", message.state.as_str().to_owned()),
         ("reason", message.reason.as_str().to_owned()),
+        ("dead letter", message.dead_letter.clone().unwrap_or_else(dash)),
         ("last error", message.error.clone().unwrap_or_else(dash)),
         ("attempts", message.attempts.to_string()),
         ("behind it", message.followers.to_string()),

@@ -1,7 +1,7 @@
 -- What is held, and why? Filters: $1 id, $2 topic, $3 state, $4 reason; NULL means any. $5: at most so many; NULL means all.
 -- Followers are counted before filtering. Reads held as a whole (narrow rows; an operator asks) and envelope by seq, so that no
 -- right to key or payload is needed.
-select h.seq, h.id, e.correlation_id, h.topic, h.key_hash, h.state, h.reason, h.error, h.attempts, h.failures, h.held_at,
+select h.seq, h.id, e.correlation_id, h.topic, h.key_hash, h.state, h.reason, h.error, h.attempts, h.failures, h.held_at, h.dead_letter,
   h.followers, e.created_at, e.payload_bytes,
   -- Only a retry happens by itself at its time; a topic is looked up, followers and parked messages wait for something else.
   case when h.state = 'retry' then h.due_at end as due_at

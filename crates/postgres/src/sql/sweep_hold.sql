@@ -2,17 +2,17 @@
 -- number tells the relay to count its keys again.
 --
 --   $1 epoch, $2 nonce   the term; no row: it is over. The lock keeps the next leader waiting until this is done.
---   $3 seq, $4 key_hash  the messages
+--   $3 seq, $4 topic at Kafka, $5 key_hash   the messages
 --
 -- Asked again here, because an operator may have decided since they were found.
 with term as materialized (
   select c.relay from outbox.cursor c where c.singleton and c.epoch = $1 and c.nonce = $2 for share
 ), stranded as (
   insert into outbox.held (seq, id, topic, key_hash, state, reason, due_at)
-  select m.seq, m.id, m.topic, f.key_hash, 'retry', 'stranded', clock_timestamp()
+  select m.seq, m.id, f.topic, f.key_hash, 'retry', 'stranded', clock_timestamp()
   from term t
-  cross join unnest($3::bigint[], $4::bigint[]) as f (seq, key_hash)
-  cross join lateral (select i.seq, i.id, i.topic from outbox.message i where i.seq = f.seq) m
+  cross join unnest($3::bigint[], $4::text[], $5::bigint[]) as f (seq, topic, key_hash)
+  cross join lateral (select i.seq, i.id from outbox.message i where i.seq = f.seq) m
   where not exists (select from outbox.scheduled s where s.seq = f.seq)
     and not exists (select from outbox.held_action a where a.seq = f.seq and a.kind in ('discard', 'cancel'))
   on conflict (seq) do nothing

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outboxd_core::HoldState::{Behind, Parked, Retry};
-use outboxd_core::{HoldReason, Seq};
+use outboxd_core::{HoldReason, Routes, Seq};
 use outboxd_engine::{
     Outbox, OutboxError, PurgeLimit, Release, ReleaseQuery, Settlement, Swept, Term, Upkeep,
 };
@@ -18,7 +18,7 @@ const DAY: Duration = Duration::from_secs(24 * 3_600);
 async fn lap<O: Upkeep>(relay: &O, term: Term, rows: u32) -> Vec<Swept> {
     let mut turns: Vec<Swept> = Vec::new();
     while turns.last().is_none_or(|turn| !turn.lap_ended) {
-        turns.push(relay.sweep(term, rows).await.expect("sweep"));
+        turns.push(relay.sweep(term, rows, &Routes::default()).await.expect("sweep"));
         assert!(turns.len() < 100, "it never ends: {turns:?}");
     }
     turns
@@ -126,7 +126,7 @@ pub async fn a_sweep_goes_in_small_turns_and_begins_again<H: Harness>(harness: &
     }
     relay.step_down().await;
     let (relay, term, _) = leading(harness).await;
-    assert_eq!(relay.sweep(term, 100).await.expect("sweep").compared, 7);
+    assert_eq!(relay.sweep(term, 100, &Routes::default()).await.expect("sweep").compared, 7);
 }
 
 /// Two leaders would hold a message twice.
@@ -138,7 +138,7 @@ pub async fn a_fenced_term_cannot_sweep<H: Harness>(harness: &H) {
     settlement.receipts.truncate(1);
     relay.settle(settlement).await.expect("settle");
     harness.fence().await;
-    let refused = relay.sweep(term, 100).await;
+    let refused = relay.sweep(term, 100, &Routes::default()).await;
     assert!(matches!(refused, Err(OutboxError::Fenced)), "{refused:?}");
     assert_eq!(harness.held().await, []);
 }

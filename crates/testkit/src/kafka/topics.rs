@@ -1,6 +1,6 @@
 //! What tests do with topics.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write as _;
 use std::process::Stdio;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -87,6 +87,20 @@ async fn try_create_topic(
     let client = consumer(bootstrap)?;
     let wanted = name.to_owned();
     spawn_blocking(move || wait_for_leaders(&client, &wanted, usize::try_from(partitions)?)).await?
+}
+
+/// Gives a topic more partitions and waits until the broker knows a leader for each.
+///
+/// # Panics
+/// The broker does not let us.
+pub async fn add_partitions(bootstrap: &str, name: &str, partitions: usize) {
+    let admin = admin(bootstrap).expect("an admin client");
+    let more = NewPartitions::new(name, partitions);
+    let added = admin.create_partitions([&more], &admin_options()).await.expect("add partitions");
+    assert!(added.iter().all(Result::is_ok), "add partitions: {added:?}");
+    let (bootstrap, name) = (bootstrap.to_owned(), name.to_owned());
+    let led = spawn_blocking(move || wait_for_leaders(&consumer(&bootstrap)?, &name, partitions));
+    led.await.expect("waiting does not panic").expect("the partitions have leaders");
 }
 
 /// Creates many topics of one partition, and waits until the broker knows a leader for each.
@@ -169,6 +183,31 @@ pub async fn read_at_least(bootstrap: &str, topic: &str, records: usize, limit: 
         .await
         .expect("records come");
     read_all(bootstrap, topic).await
+}
+
+/// Per partition, up to where a consumer group has acknowledged; 0 where it has not.
+///
+/// # Panics
+/// The broker does not answer.
+pub async fn acknowledged(bootstrap: &str, topic: &str, group: &str) -> BTreeMap<i32, i64> {
+    let (bootstrap, topic, group) = (bootstrap.to_owned(), topic.to_owned(), group.to_owned());
+    let looking = spawn_blocking(move || committed(&bootstrap, &topic, &group));
+    looking.await.expect("the look does not panic").expect("read what a group has acknowledged")
+}
+
+fn committed(bootstrap: &str, topic: &str, group: &str) -> Result<BTreeMap<i32, i64>> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", group)
+        .create()
+        .context("create a consumer")?;
+    let mut partitions = TopicPartitionList::new();
+    for end in ends(&consumer, topic)? {
+        partitions.add_partition(topic, end.partition);
+    }
+    let committed = consumer.committed_offsets(partitions, ANSWER_LIMIT)?;
+    let offset = |offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
+    Ok(committed.elements().iter().map(|of| (of.partition(), offset(of.offset()))).collect())
 }
 
 /// Publishes pairs of key and payload with the Java client and its default partitioner.

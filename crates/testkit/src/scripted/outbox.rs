@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use outboxd_core::{
-    Cursor, Hold, HoldReason, HoldState, KeyHash, Message, Page, ReceiptEntry, Scheduled, Seq, Snapshot,
+    Cursor, Hold, HoldReason, HoldState, KeyHash, Message, Page, ReceiptEntry, Routes, Scheduled, Seq,
+    Snapshot,
 };
 use outboxd_engine::{
     Backlog, Due, DurabilityMark, HeldChange, HeldCount, HeldSignal, Outbox, OutboxError, PageLimit,
@@ -368,7 +369,17 @@ impl State {
                 _ => (HoldState::Retry, HoldReason::Scheduled),
             };
             let due_in = Duration::ZERO;
-            let hold = Hold { seq, topic, key_hash, state, reason, error: None, attempts: 0, due_in };
+            let hold = Hold {
+                seq,
+                topic,
+                key_hash,
+                state,
+                reason,
+                error: None,
+                attempts: 0,
+                due_in,
+                dead_letter: None,
+            };
             self.held.insert(seq, HeldRow { hold, due_at: now });
             keys.extend(key_hash);
         }
@@ -489,7 +500,7 @@ impl MemoryOutbox {
             {
                 let message = state.rows[&row.hold.seq].message.clone();
                 bytes += bytes_of(&message);
-                due.push(Due { message, attempts: row.hold.attempts });
+                due.push(Due { message, attempts: row.hold.attempts, key_hash: key });
             }
         }
         let change = (state.actions != actions)
@@ -578,6 +589,8 @@ impl Outbox for MemoryOutbox {
         }
         for hold in settlement.holds {
             let due_at = now + hold.due_in;
+            let copied_before = state.held.get(&hold.seq).and_then(|row| row.hold.dead_letter.clone());
+            let hold = Hold { dead_letter: hold.dead_letter.or(copied_before), ..hold };
             state.held.insert(hold.seq, HeldRow { hold, due_at });
         }
         for seq in settlement.released {
@@ -671,7 +684,7 @@ impl Upkeep for MemoryOutbox {
         })
     }
 
-    async fn sweep(&self, term: Term, rows: u32) -> Result<Swept, OutboxError> {
+    async fn sweep(&self, term: Term, rows: u32, routes: &Routes) -> Result<Swept, OutboxError> {
         let mut state = self.table.state();
         state.alive("sweep")?;
         if state.term != Some((term.epoch, term.nonce)) {
@@ -696,8 +709,11 @@ impl Upkeep for MemoryOutbox {
                 && !state.cancelled.contains(seq)
                 && state.receipts_since.is_none_or(|since| row.due_at > since)
         };
-        let found: Vec<Message> =
-            window.iter().filter(|seq| is_stranded(seq)).map(|seq| state.rows[seq].message.clone()).collect();
+        let at_kafka = |seq: &Seq| {
+            let message = state.rows[seq].message.clone();
+            Message { topic: routes.destination(&message.topic).topic.to_string(), ..message }
+        };
+        let found: Vec<Message> = window.iter().filter(|seq| is_stranded(seq)).map(at_kafka).collect();
         for message in &found {
             let hold = Hold {
                 seq: message.seq,
@@ -707,6 +723,7 @@ impl Upkeep for MemoryOutbox {
                 reason: HoldReason::Stranded,
                 error: None,
                 attempts: 0,
+                dead_letter: None,
                 due_in: Duration::ZERO,
             };
             state.held.insert(message.seq, HeldRow { hold, due_at: now });
