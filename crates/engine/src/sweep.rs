@@ -30,6 +30,7 @@ pub(crate) async fn laps<O: Outbox>(
     term: Term,
     found: Arc<AtomicBool>,
 ) -> OutboxError {
+    let mut has_failed = false;
     loop {
         let began = Instant::now();
         let pause = match outbox.sweep(term, config.sweep_rows, &config.routes).await {
@@ -38,14 +39,21 @@ pub(crate) async fn laps<O: Outbox>(
                     report(&swept);
                     found.store(true, Ordering::Release);
                 }
+                has_failed = false;
                 observer.observe(&Event::SweepTurn(&swept));
                 let turn = (began.elapsed() * PAUSE_PER_TURN).max(TURN_PAUSE_MIN);
                 if swept.lap_ended { turn.max(config.sweep_every) } else { turn }
             }
             Err(error @ OutboxError::Fenced) => return error,
             Err(error @ (OutboxError::Unavailable { .. } | OutboxError::Refused { .. })) => {
-                tracing::warn!(target: "outboxd::sweep", error = chain(&error), "turn of the sweep failed");
-                config.sweep_every
+                // Once may be an outage, which others tell of and which ends the term.
+                if has_failed {
+                    tracing::warn!(target: "outboxd::sweep", error = chain(&error), "turns of the sweep fail");
+                } else {
+                    tracing::debug!(target: "outboxd::sweep", error = chain(&error), "turn of the sweep failed");
+                }
+                has_failed = true;
+                config.backoff_max
             }
         };
         tokio::time::sleep(pause).await;

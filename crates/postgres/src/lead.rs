@@ -311,7 +311,7 @@ mod tests {
     fn an_outbox_as_it_should_be_is_served() {
         good().judge().unwrap();
         Verified { sequence_last: None, sequence_is_readable: false, ..good() }.judge().unwrap();
-        Verified { sequence_last: None, high: Some(0), ..good() }.judge().unwrap();
+        Verified { sequence_last: None, high: Some(0), seq_max: None, ..good() }.judge().unwrap();
     }
 
     #[test]
