@@ -241,6 +241,12 @@ revoke execute on function outbox.cancel(uuid, text) from public;
 -- ---------------------------------------------------------------------------------------------------------------------
 -- What operators change, and what the relay knows about itself.
 
+-- Two indexes began with the topic, and with fresh statistics the release of held messages took this one and sorted all of a topic's
+-- messages. Its predicate is one that only the question whether a message is due asks in these words.
+drop index outbox.held_topic_due;
+create index held_topic_due on outbox.held (topic, due_at) where coalesce(state in ('retry', 'topic'), false);
+comment on index outbox.held_topic_due is 'Serves the question whether a held message is due, topic by topic.';
+
 alter table outbox.held add column dead_letter text;
 comment on column outbox.held.dead_letter is 'Where the copy of a parked message is: topic[partition]@offset.';
 

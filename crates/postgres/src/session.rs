@@ -343,9 +343,6 @@ impl Purpose {
             settings.extend([
                 ("enable_seqscan", "off".to_owned()),
                 ("enable_bitmapscan", "off".into()),
-                // An index that gives the order, never one that looks cheaper and a sort of all that it finds.
-                ("enable_sort", "off".into()),
-                ("enable_incremental_sort", "off".into()),
                 ("plan_cache_mode", "force_generic_plan".into()),
             ]);
         }

@@ -1,5 +1,6 @@
--- Is a held or a scheduled message due now? Asked a few times a second, for topics other than $1: two probes of held_topic_due for each topic of
--- messages that may be due. A topic that cannot be written to may have a million of them, which are not looked at.
+-- Is a held or a scheduled message due now? Asked a few times a second, for topics other than $1: two probes of held_topic_due (the
+-- words of its predicate choose it) for each topic of messages that may be due. A topic that cannot be written to may have a million
+-- of them, which are not looked at.
 with recursive topics (topic) as (
   (select h.topic from outbox.held h where h.state in ('retry', 'topic') order by h.topic limit 1)
   union all
@@ -18,9 +19,9 @@ select
     where t.topic <> all ($1::text[])
       -- Each a probe; as `exists` they would be hashed, and all that is due be read for that.
       and coalesce(
-        (select true from outbox.held h where h.topic = t.topic and h.state in ('retry', 'topic') and h.due_at <= now() limit 1),
+        (select true from outbox.held h where h.topic = t.topic and coalesce(h.state in ('retry', 'topic'), false) and h.due_at <= now() limit 1),
         -- These wait for nothing but their topic.
-        (select true from outbox.held h where h.topic = t.topic and h.state in ('retry', 'topic') and h.due_at is null limit 1),
+        (select true from outbox.held h where h.topic = t.topic and coalesce(h.state in ('retry', 'topic'), false) and h.due_at is null limit 1),
         false)
   ) as due,
   -- Operators' transactions may commit in another order than they took their numbers: see lead_start.sql.
