@@ -33,6 +33,8 @@ mod fuzz;
 
 mod crash;
 
+mod poison;
+
 mod outage;
 
 mod database_faults;

@@ -71,11 +71,13 @@ pub enum HoldReason {
     RefusedByClient,
     /// Every attempt was used.
     AttemptsExhausted,
+    /// The relay's process ended each time it was published.
+    CrashesRelay,
 }
 
 impl HoldReason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::TopicUnknown,
         Self::TopicUnauthorized,
         Self::Behind,
@@ -88,6 +90,7 @@ impl HoldReason {
         Self::TombstoneWithoutKey,
         Self::RefusedByClient,
         Self::AttemptsExhausted,
+        Self::CrashesRelay,
     ];
 
     /// The word used in tables, metrics and the CLI.
@@ -106,6 +109,7 @@ impl HoldReason {
             Self::TombstoneWithoutKey => "tombstone_without_key",
             Self::RefusedByClient => "refused_by_client",
             Self::AttemptsExhausted => "attempts_exhausted",
+            Self::CrashesRelay => "crashes_relay",
         }
     }
 

@@ -18,6 +18,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         for report in reports.drain(..) {
             let Some((meta, alone)) = self.window.reported(report.token) else { continue };
             self.alone = false;
+            self.caution.decided(meta.seq);
             match report.result {
                 Ok(receipt) => {
                     acknowledged += 1;
@@ -40,6 +41,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         }
         self.full = false;
         if acknowledged > 0 {
+            self.caution.went_well(usize::try_from(acknowledged).unwrap_or(usize::MAX));
             self.observer.observe(&Event::Attempt { outcome: Outcome::Acknowledged, messages: acknowledged });
             self.kafka_answers();
         } else {

@@ -37,6 +37,8 @@ mod settle;
 
 mod held;
 
+mod caution;
+
 mod release;
 
 mod purge;
@@ -51,7 +53,7 @@ pub use operate::{
 };
 pub use outbox::{
     Backlog, Due, DurabilityMark, HeldChange, HeldCount, HeldSignal, Outbox, OutboxError, PageLimit,
-    PurgeLimit, Purged, ReadPage, ReleaseQuery, Settlement, Start, Term, chain,
+    PurgeLimit, Purged, ReadPage, ReleaseQuery, Settlement, Start, Term, Trial, chain,
 };
 pub use publisher::{EnqueueError, Publisher, PublisherStats, Report, Token, TopicState};
 pub use relay::{Relay, RelayError};

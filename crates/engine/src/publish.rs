@@ -9,6 +9,7 @@ use outboxd_core::{
 use tokio::time::Instant;
 use tracing::field::display;
 
+use crate::caution::Pace;
 use crate::observe::{Event, Outcome};
 use crate::outbox::Outbox;
 use crate::pipeline::{Pipeline, Quiet, Waiting};
@@ -88,8 +89,14 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                 return Step::Held(self.parked(message, &refusal, released));
             }
         };
-        let alone =
-            self.lasting.suspects.contains(&message.seq) || released.is_some_and(|attempts| attempts > 0);
+        let pace = self.caution.pace(message.seq, released);
+        let alone = match pace {
+            Pace::Never(trials) => return Step::Held(self.crashed(message, trials, released)),
+            // Noted while the answers of earlier messages come in.
+            Pace::Alone { noted: false } => return Step::Wait,
+            Pace::Alone { noted: true } => true,
+            Pace::Free => self.lasting.suspects.contains(&message.seq),
+        };
         if alone && self.window.outstanding() > 0 {
             return Step::Wait;
         }
@@ -100,6 +107,9 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         match self.publisher.enqueue(waiting.token, record) {
             Ok(()) => {
                 self.window.published(waiting.token, alone);
+                if matches!(pace, Pace::Alone { .. }) {
+                    self.caution.handed_over(Instant::now());
+                }
                 if released == Some(0) {
                     // In its order with the client: newer messages of its key may follow.
                     self.held.free(key_hash);
@@ -133,9 +143,20 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         hold
     }
 
+    /// Attempts of it have ended the process.
+    fn crashed(&mut self, message: &Message, trials: u32, released: Option<u32>) -> Hold {
+        self.caution.parked(message.seq);
+        let mut hold = hold(message, HoldState::Parked, HoldReason::CrashesRelay, released);
+        hold.error = Some(format!("{trials} relays ended without a word while they published it alone"));
+        hold.attempts += trials;
+        self.observer.observe(&Event::Attempt { outcome: Outcome::Parked, messages: 1 });
+        hold
+    }
+
     /// Gives a message its verdict: held. Its key is busy from now on.
     pub(crate) fn set_aside(&mut self, token: Token, hold: Hold) {
         let parked = hold.state == HoldState::Parked;
+        self.caution.decided(hold.seq);
         self.observer.observe(&Event::Held { reason: hold.reason, parked });
         if let Some(meta) = self.window.open(token) {
             log_hold(meta, &hold);

@@ -55,6 +55,7 @@ impl<O: Outbox, P: Publisher> Relay<O, P> {
             database_out_since: None,
             page_read: Arc::default(),
             has_settled: false,
+            tried: None,
         };
         Self { outbox: Arc::new(outbox), publisher, config, observer, lasting }
     }

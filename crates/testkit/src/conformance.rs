@@ -224,6 +224,8 @@ pub(crate) fn moving(term: Term, before: &Cursor, after: &Cursor) -> Settlement 
         receipts_out_of_order: Vec::new(),
         holds: Vec::new(),
         released: Vec::new(),
+        trial: None,
+        proves_term: true,
     }
 }
 
@@ -329,6 +331,8 @@ macro_rules! outbox_conformance {
             leading::a_fenced_term_cannot_start_again,
             leading::a_term_that_was_given_back_cannot_settle,
             leading::a_new_leader_starts_from_the_settled_cursor_and_the_held_keys,
+            leading::terms_that_end_without_a_word_are_counted,
+            leading::an_attempt_that_was_started_is_noted_until_it_is_finished,
             reading::pages_are_read_in_order_and_nothing_is_left_out,
             reading::a_page_ends_at_its_limit_of_messages,
             reading::a_page_ends_at_its_limit_of_bytes,

@@ -7,6 +7,8 @@
 --   $14 out_of_order, $15 first, $16 last, $17 messages, $18 packed         receipts
 --   $19 seq, $20 topic, $21 key_hash, $22 state, $23 reason, $24 error, $25 attempts, $26 due in microseconds      holds
 --   $27                                                 held messages that were dispatched
+--   $28 seq, $29 attempts                               the message whose attempt is started; NULL: none is
+--   $30                                                 whether the term has got on
 --
 -- A concurrent leader's bump makes the update wait and then find nothing. Each held row is reached by its primary key.
 with moved as (
@@ -17,7 +19,10 @@ with moved as (
     until = $10::text::pg_snapshot,
     -- The bound belongs to high: whatever drew its seq before high was drawn had its xid before.
     xid_bound = case when c.high = $7 then c.xid_bound else coalesce($11::text::xid8, pg_current_xact_id()) end,
-    settled_at = clock_timestamp()
+    settled_at = clock_timestamp(),
+    trial_seq = $28,
+    trials = $29,
+    terms_unsettled = case when $30 then 0 else c.terms_unsettled end
   where c.singleton and c.epoch = $1 and c.nonce = $2
     and c.high = $3 and c.seen::text = $4 and c.pos is not distinct from $5 and c.until::text is not distinct from $6
   returning c.epoch, c.relay, c.settled_at

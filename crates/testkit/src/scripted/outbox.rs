@@ -8,7 +8,7 @@ use std::time::Duration;
 use outboxd_core::{Cursor, Hold, HoldState, KeyHash, Message, Page, ReceiptEntry, Seq, Snapshot};
 use outboxd_engine::{
     Backlog, Due, DurabilityMark, HeldChange, HeldCount, HeldSignal, Outbox, OutboxError, PageLimit,
-    PurgeLimit, Purged, ReadPage, ReleaseQuery, Settlement, Start, Term,
+    PurgeLimit, Purged, ReadPage, ReleaseQuery, Settlement, Start, Term, Trial,
 };
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -60,6 +60,8 @@ struct State {
     held: BTreeMap<Seq, HeldRow>,
     discarded: Vec<Seq>,
     actions: i64,
+    terms_unsettled: u32,
+    trial: Option<Trial>,
     available: bool,
     settles: u64,
     reads_fail: bool,
@@ -88,6 +90,8 @@ impl Default for MemoryTable {
             held: BTreeMap::new(),
             discarded: Vec::new(),
             actions: 0,
+            terms_unsettled: 0,
+            trial: None,
             available: true,
             settles: 0,
             reads_fail: false,
@@ -194,6 +198,12 @@ impl MemoryTable {
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         self.state().cursor.clone()
+    }
+
+    /// The attempt that is noted and has not finished.
+    #[must_use]
+    pub fn trial(&self) -> Option<Trial> {
+        self.state().trial
     }
 
     /// Settles that were written.
@@ -464,6 +474,7 @@ impl Outbox for MemoryOutbox {
         }
         state.leader = Some(self.instance);
         state.epoch += 1;
+        state.terms_unsettled += 1;
         let term = Term { epoch: state.epoch, nonce: Uuid::new_v4(), keep_every: Duration::from_secs(1) };
         state.term = Some((term.epoch, term.nonce));
         Ok(Some(term))
@@ -472,7 +483,14 @@ impl Outbox for MemoryOutbox {
     async fn start(&self, term: Term) -> Result<Start, OutboxError> {
         let state = self.table.state();
         state.leads(self.instance, term, "read the cursor")?;
-        Ok(Start { cursor: state.cursor.clone(), held: state.held_counts(), actions: state.actions })
+        Ok(Start {
+            cursor: state.cursor.clone(),
+            held: state.held_counts(),
+            actions: state.actions,
+            terms_unsettled: state.terms_unsettled.saturating_sub(1),
+            trial: state.trial,
+            trial_is_held: state.trial.is_some_and(|trial| state.held.contains_key(&trial.seq)),
+        })
     }
 
     async fn keep(&self, term: Term) -> Result<(), OutboxError> {
@@ -500,6 +518,10 @@ impl Outbox for MemoryOutbox {
         let now = state.now();
         state.cursor = settlement.after;
         state.settles += 1;
+        state.trial = settlement.trial;
+        if settlement.proves_term {
+            state.terms_unsettled = 0;
+        }
         for entry in settlement.receipts.into_iter().chain(settlement.receipts_out_of_order) {
             state.receipts.insert(entry.seq, (entry, now));
         }
@@ -588,6 +610,7 @@ impl Outbox for MemoryOutbox {
         let mut state = self.table.state();
         if state.leader == Some(self.instance) {
             state.leader = None;
+            state.terms_unsettled = 0;
         }
     }
 }
