@@ -13,11 +13,14 @@ pub mod verdict;
 
 pub mod held;
 
+pub mod catalogue;
+
 pub mod receipts;
 
 pub mod backoff;
 
 pub use backoff::Backoff;
+pub use catalogue::Explanation;
 pub use cursor::{CatchUp, Cursor, Page, PageFrame, Snapshot};
 pub use held::{Hold, HoldReason, HoldState, KeyHash};
 pub use message::{Message, Seq};

@@ -175,7 +175,9 @@ fn stamp(message: &Message) -> Vec<(&'static str, Bytes)> {
     headers
 }
 
-fn own_header_is_legal(name: &str) -> bool {
+/// Whether an intent may bring a header of this name.
+#[must_use]
+pub fn own_header_is_legal(name: &str) -> bool {
     (1..=256).contains(&name.len()) && !RESERVED_HEADERS.contains(&name) && !name.starts_with(RESERVED_PREFIX)
 }
 

@@ -48,8 +48,9 @@ mod drain;
 pub use config::RelayConfig;
 pub use observe::{Event, Observe, Outcome, Side};
 pub use operate::{
-    AuditedAction, Finding, HeldFilter, HeldId, HeldIdError, HeldMessage, HoldFailure, LeaderStatus, Operate,
-    OperateError, OutboxStatus, Severity,
+    AuditFilter, AuditLine, AuditedAction, BulkAction, Finding, HeldEdit, HeldFilter, HeldId, HeldIdError,
+    HeldMatch, HeldMessage, HeldSpan, HeldStep, HoldFailure, LeaderStatus, Operate, OperateError,
+    OutboxStatus, Severity, TopicPattern,
 };
 pub use outbox::{
     Backlog, Due, DurabilityMark, HeldChange, HeldCount, HeldSignal, Outbox, OutboxError, PageLimit,

@@ -88,9 +88,10 @@ impl From<OperateError> for Failure {
     fn from(error: OperateError) -> Self {
         match error {
             OperateError::Outbox(error) => error.into(),
-            OperateError::NotHeld(_) | OperateError::SeveralHeld { .. } | OperateError::Behind { .. } => {
-                Self::usage(error)
-            }
+            OperateError::NotHeld(_)
+            | OperateError::SeveralHeld { .. }
+            | OperateError::Behind { .. }
+            | OperateError::Edit { .. } => Self::usage(error),
         }
     }
 }

@@ -8,12 +8,16 @@ mod check;
 
 mod held;
 
+mod edit;
+
 mod status;
 
 use std::time::Duration;
 
+use outboxd_engine::operate::EditDone;
 use outboxd_engine::{
-    AuditedAction, Finding, HeldFilter, HeldId, HeldMessage, Operate, OperateError, OutboxError, OutboxStatus,
+    AuditFilter, AuditLine, AuditedAction, BulkAction, Finding, HeldEdit, HeldFilter, HeldId, HeldMatch,
+    HeldMessage, HeldSpan, HeldStep, Operate, OperateError, OutboxError, OutboxStatus,
 };
 
 use crate::session::{PostgresConfig, Purpose, Session};
@@ -74,6 +78,34 @@ impl Operate for PostgresOperator {
         action: &AuditedAction,
     ) -> Result<(), OperateError> {
         self.discard_held(named.into(), action).await
+    }
+
+    async fn held_match(&self, filter: &HeldFilter) -> Result<HeldMatch, OutboxError> {
+        self.match_held(filter).await
+    }
+
+    async fn held_act(
+        &self,
+        kind: BulkAction,
+        filter: &HeldFilter,
+        span: HeldSpan,
+        messages: u32,
+        action: &AuditedAction,
+    ) -> Result<HeldStep, OutboxError> {
+        self.act_on_some(kind, filter, span, messages, action).await
+    }
+
+    async fn held_edit(
+        &self,
+        named: HeldId,
+        edit: &HeldEdit,
+        action: &AuditedAction,
+    ) -> Result<EditDone, OperateError> {
+        self.edit_held(named, edit, action).await
+    }
+
+    async fn held_audit(&self, filter: &AuditFilter) -> Result<Vec<AuditLine>, OutboxError> {
+        self.list_audit(filter).await
     }
 
     fn takeover_after(&self) -> Duration {

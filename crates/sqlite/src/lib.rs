@@ -45,6 +45,8 @@ mod purge;
 
 mod operator;
 
+mod edit;
+
 mod check;
 
 pub use config::SqliteConfig;

@@ -34,6 +34,8 @@ pub mod purging;
 
 pub mod operating;
 
+pub mod deciding;
+
 /// What the application writes.
 #[derive(Clone, Debug, Default)]
 pub struct Intent {
@@ -137,6 +139,9 @@ pub trait Operated: Harness {
 
     /// The audit, oldest first.
     fn audit(&self) -> impl Future<Output = Vec<Audited>>;
+
+    /// How many messages have an edit.
+    fn edits(&self) -> impl Future<Output = i64>;
 }
 
 /// A limit that no case reaches by bytes.
@@ -388,6 +393,14 @@ macro_rules! operator_conformance {
         $crate::conformance_cases! { $make;
             reading::a_message_is_read_exactly_as_it_was_written,
             reading::headers_count_towards_a_pages_bytes,
+            deciding::held_messages_are_found_by_key_age_and_pattern,
+            deciding::retrying_many_makes_the_heads_due_and_leaves_their_followers,
+            deciding::discarding_many_begins_with_the_newest_and_frees_what_is_left_of_a_key,
+            deciding::an_edit_is_applied_when_the_message_is_published,
+            deciding::an_edit_of_the_topic_moves_the_message_to_another_key,
+            deciding::an_edit_that_would_break_something_is_refused,
+            deciding::an_edit_is_kept_as_long_as_its_intent,
+            deciding::the_audit_is_listed_newest_first_and_filtered,
             operating::an_operator_sees_what_is_held_and_why,
             operating::the_topics_in_use_are_listed_once_and_in_order,
             operating::held_messages_can_be_filtered,
