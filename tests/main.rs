@@ -29,6 +29,10 @@ mod relay;
 
 mod verdicts;
 
+mod scheduling;
+
+mod idempotency;
+
 mod fuzz;
 
 mod crash;

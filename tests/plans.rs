@@ -33,6 +33,7 @@ fn statements() -> Vec<(&'static str, &'static str, String)> {
         ("unblocked", "bigint[], text[]", sql(&statements.held_unblocked)),
         ("due", "text[], bigint[], bigint, bigint, bigint", sql(&statements.held_due)),
         ("demote", "text[], bigint", sql(&statements.held_demote)),
+        ("promote", "bigint, uuid, bigint", sql(&statements.scheduled_promote)),
     ]
 }
 
@@ -59,6 +60,7 @@ async fn prepare(connection: &mut PgConnection, url: &str, plan_cache_mode: &str
     run(connection, "execute unblocked('{}', '{}')").await.unwrap();
     run(connection, "execute due('{}', '{}', 10, 10, 10)").await.unwrap();
     run(connection, "execute demote('{}', 10)").await.unwrap();
+    run(connection, "execute promote(1, gen_random_uuid(), 10)").await.unwrap();
 }
 
 /// A million messages of a hundred transactions.
@@ -285,6 +287,43 @@ async fn a_hundred_thousand_held_messages_cost_no_more_than_what_is_released() {
     let due = explain(connection, &format!("due('{{}}', '{{7}}', {PAGE}, 1000000, 4000)")).await;
     assert_eq!(due.rows, PAGE);
     due.assert_bounded("due, a key unblocked", probes);
+}
+
+/// A million that wait are one probe; those whose time has come are what is paid for.
+#[tokio::test]
+async fn a_million_scheduled_messages_cost_the_live_path_nothing() {
+    let database = installed().await;
+    let mut connection = database.connect().await;
+    run(&mut connection, "alter table outbox.scheduled set (autovacuum_enabled = off)").await.unwrap();
+    prepare(&mut connection, &database.url(), "force_generic_plan").await;
+    let connection = &mut connection;
+    run(
+        connection,
+        &format!(
+            "update outbox.cursor set epoch = 1, nonce = '00000000-0000-0000-0000-000000000001';
+             insert into outbox.message (topic, key, payload, deliver_after)
+               select 'later', i, '', now() + interval '1 day' from generate_series(1, {PAGE}) i;
+             insert into outbox.scheduled (seq, id, topic, key_hash, due_at)
+               select seq, id, topic, seq, now() + interval '1 day' from outbox.message;
+             insert into outbox.scheduled (seq, id, topic, key_hash, due_at)
+               select {PAGE} + i, gen_random_uuid(), 'later', i, now() + interval '2 days' from generate_series(1, {RETAINED}) i"
+        ),
+    )
+    .await
+    .unwrap();
+    let promote = format!("promote(1, '00000000-0000-0000-0000-000000000001', {PAGE})");
+    explain(connection, "signal('{}')").await.assert_bounded("signal, all of them wait", BLOCKS_OF_NOTHING);
+    explain(connection, &promote).await.assert_bounded("promote, all of them wait", BLOCKS_OF_NOTHING);
+    let backlog = explain(connection, "backlog(10000)").await;
+    // Counted up to 10,000, in an index.
+    backlog.assert_bounded("backlog, all of them wait", 10_000);
+    run(connection, &format!("update outbox.scheduled set due_at = now() where seq <= {PAGE}"))
+        .await
+        .unwrap();
+    let due = explain(connection, &promote).await;
+    due.assert_bounded("promote a page", 30 * PAGE);
+    let held = "select count(*) || ' ' || min(state) || ' ' || max(reason) from outbox.held";
+    assert_eq!(text(connection, held).await.unwrap(), format!("{PAGE} retry scheduled"));
 }
 
 /// What an open transaction has inserted is invisible, and a page that looks at it all the same walks all of it each time.

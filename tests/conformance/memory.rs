@@ -14,6 +14,7 @@ fn written(intents: &[Intent]) -> Vec<Written> {
         topic: intent.topic.clone(),
         key: intent.key.clone(),
         payload: intent.payload.clone(),
+        deliver_in: intent.deliver_in,
     };
     intents.iter().map(written).collect()
 }
@@ -65,6 +66,14 @@ impl Harness for MemoryHarness {
 
     async fn discard(&self, seq: Seq) {
         self.0.discard(seq);
+    }
+
+    async fn cancel(&self, seq: Seq) {
+        self.0.cancel(seq);
+    }
+
+    async fn scheduled(&self) -> Vec<Seq> {
+        self.0.scheduled()
     }
 
     async fn cursor(&self) -> Cursor {

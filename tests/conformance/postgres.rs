@@ -7,7 +7,7 @@ use outboxd_engine::{AuditedAction, HeldFilter, Operate};
 use outboxd_postgres::{LEAD_LOCK, PostgresConfig, PostgresOperator, PostgresOutbox, SchemaName};
 use outboxd_testkit::conformance::{Audited, Harness, Intent, Operated};
 use outboxd_testkit::postgres::Database;
-use sqlx::{PgConnection, Row};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
 use uuid::Uuid;
 
 use crate::migrations::{installed, run, wait_until};
@@ -42,8 +42,9 @@ async fn insert(connection: &mut PgConnection, intents: &[Intent]) -> Vec<Seq> {
         });
         let row = sqlx::query(
             "insert into outbox.message
-               (topic, key, payload, headers, partition, content_type, correlation_id, causation_id, traceparent, tracestate)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+               (topic, key, payload, headers, partition, content_type, correlation_id, causation_id, traceparent, tracestate,
+                deliver_after)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, clock_timestamp() + make_interval(secs => $11))
              returning seq",
         )
         .bind(&intent.topic)
@@ -56,6 +57,7 @@ async fn insert(connection: &mut PgConnection, intents: &[Intent]) -> Vec<Seq> {
         .bind(&intent.causation_id)
         .bind(&intent.traceparent)
         .bind(&intent.tracestate)
+        .bind(intent.deliver_in.map(|after| after.as_secs_f64()))
         .fetch_one(&mut *connection)
         .await
         .unwrap();
@@ -98,6 +100,9 @@ impl Harness for PostgresHarness {
         let mut connection = self.database.connect().await;
         for (table, column) in [
             ("message", "created_at"),
+            ("message", "deliver_after"),
+            ("scheduled", "due_at"),
+            ("cancelled", "cancelled_at"),
             ("receipt", "settled_at"),
             ("held", "held_at"),
             ("held", "due_at"),
@@ -139,6 +144,23 @@ impl Harness for PostgresHarness {
         let id = self.id_of(seq).await;
         let action = AuditedAction { who: "ops".into(), why: "test".into() };
         self.operator().held_discard(id, &action).await.unwrap();
+    }
+
+    async fn cancel(&self, seq: Seq) {
+        let sql = format!("select outbox.cancel(id) from outbox.message where seq = {seq}");
+        let cancelled: bool = sqlx::query_scalar(AssertSqlSafe(sql))
+            .fetch_one(&mut self.database.connect().await)
+            .await
+            .unwrap();
+        assert!(cancelled);
+    }
+
+    async fn scheduled(&self) -> Vec<Seq> {
+        let seqs: Vec<i64> = sqlx::query_scalar("select seq from outbox.scheduled order by seq")
+            .fetch_all(&mut self.database.connect().await)
+            .await
+            .unwrap();
+        seqs.into_iter().map(Seq).collect()
     }
 
     async fn cursor(&self) -> Cursor {

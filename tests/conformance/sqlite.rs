@@ -52,8 +52,9 @@ async fn insert(connection: &mut SqliteConnection, intents: &[Intent]) -> Vec<Se
         });
         let row = sqlx::query(
             "insert into outbox_message
-               (topic, key, payload, headers, partition, content_type, correlation_id, causation_id, traceparent, tracestate)
-             values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+               (topic, key, payload, headers, partition, content_type, correlation_id, causation_id, traceparent, tracestate,
+                deliver_after)
+             values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '+' || ? || ' seconds'))
              returning seq",
         )
         .bind(&intent.topic)
@@ -66,6 +67,7 @@ async fn insert(connection: &mut SqliteConnection, intents: &[Intent]) -> Vec<Se
         .bind(&intent.causation_id)
         .bind(&intent.traceparent)
         .bind(&intent.tracestate)
+        .bind(intent.deliver_in.map(|after| after.as_secs_f64()))
         .fetch_one(&mut *connection)
         .await
         .unwrap();
@@ -117,6 +119,9 @@ impl Harness for SqliteHarness {
         sqlx::query("drop trigger outbox_message_keep_content").execute(&mut *transaction).await.unwrap();
         for (table, column) in [
             ("outbox_message", "created_at"),
+            ("outbox_message", "deliver_after"),
+            ("outbox_scheduled", "due_at"),
+            ("outbox_cancelled", "cancelled_at"),
             ("outbox_receipt", "settled_at"),
             ("outbox_held", "held_at"),
             ("outbox_held", "due_at"),
@@ -162,6 +167,22 @@ impl Harness for SqliteHarness {
         let id = self.id_of(seq).await;
         let action = AuditedAction { who: "ops".into(), why: "test".into() };
         self.operator().held_discard(id, &action).await.unwrap();
+    }
+
+    async fn cancel(&self, seq: Seq) {
+        sqlx::query("insert into outbox_cancelled (id) select id from outbox_message where seq = ?")
+            .bind(seq.0)
+            .execute(&mut self.application().await)
+            .await
+            .unwrap();
+    }
+
+    async fn scheduled(&self) -> Vec<Seq> {
+        let seqs: Vec<i64> = sqlx::query_scalar("select seq from outbox_scheduled order by seq")
+            .fetch_all(&mut self.application().await)
+            .await
+            .unwrap();
+        seqs.into_iter().map(Seq).collect()
     }
 
     async fn cursor(&self) -> Cursor {

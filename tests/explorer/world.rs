@@ -363,6 +363,7 @@ impl World {
             released: Vec::new(),
             trial: None,
             proves_term: true,
+            scheduled: Vec::new(),
         };
         self.outbox.settle(settlement).await?;
         self.settled = after;

@@ -86,6 +86,11 @@ impl HoldReason {
                 "It is this message's own error then, and trying for ever would keep its key waiting in silence.",
                 "Look at the errors below and at the broker's log at their times. Retry when the cause is gone; otherwise edit or discard.",
             ),
+            Self::Scheduled => (
+                "The message was scheduled (deliver_after), and its time has come.",
+                "It takes its place in the order of its key now, like any message that was held.",
+                "Nothing: it goes by itself within a second, or waits behind an earlier held message of its key.",
+            ),
             Self::CrashesRelay => (
                 "The relay's process ended without a word each time it published this message, with nothing else in flight.",
                 "Every relay that came after would have ended in the same way, and nothing behind the message would ever have been published.",

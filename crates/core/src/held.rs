@@ -73,11 +73,13 @@ pub enum HoldReason {
     AttemptsExhausted,
     /// The relay's process ended each time it was published.
     CrashesRelay,
+    /// Its time has come and it is on its way.
+    Scheduled,
 }
 
 impl HoldReason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::TopicUnknown,
         Self::TopicUnauthorized,
         Self::Behind,
@@ -91,6 +93,7 @@ impl HoldReason {
         Self::RefusedByClient,
         Self::AttemptsExhausted,
         Self::CrashesRelay,
+        Self::Scheduled,
     ];
 
     /// The word used in tables, metrics and the CLI.
@@ -110,6 +113,7 @@ impl HoldReason {
             Self::RefusedByClient => "refused_by_client",
             Self::AttemptsExhausted => "attempts_exhausted",
             Self::CrashesRelay => "crashes_relay",
+            Self::Scheduled => "scheduled",
         }
     }
 
@@ -200,4 +204,15 @@ pub struct Hold {
     pub attempts: u32,
     /// When it is due, from the time of the settle. Meaningful for [`HoldState::Retry`].
     pub due_in: Duration,
+}
+
+/// A message whose time has not come, to be kept until then. It blocks nobody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scheduled {
+    /// The message.
+    pub seq: Seq,
+    /// Its topic.
+    pub topic: String,
+    /// Its key's hash; `None` if it has no key.
+    pub key_hash: Option<KeyHash>,
 }

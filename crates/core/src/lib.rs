@@ -22,7 +22,7 @@ pub mod backoff;
 pub use backoff::Backoff;
 pub use catalogue::Explanation;
 pub use cursor::{CatchUp, Cursor, Page, PageFrame, Snapshot};
-pub use held::{Hold, HoldReason, HoldState, KeyHash};
+pub use held::{Hold, HoldReason, HoldState, KeyHash, Scheduled};
 pub use message::{Message, Seq};
 pub use receipts::{Receipt, ReceiptEntry};
 pub use record::{Record, Refusal, TopicInfo, route};

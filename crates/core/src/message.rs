@@ -52,7 +52,10 @@ pub struct Message {
     pub tracestate: Option<String>,
     /// When the intent was inserted, by the database's clock.
     pub created_at: OffsetDateTime,
-    /// Age when it was read, by the database's clock; never negative.
+    /// Not to be delivered before this time, by the database's clock. `None`: at once, in its order.
+    pub deliver_after: Option<OffsetDateTime>,
+    /// How long it could have been delivered already when it was read, by the database's clock: since it was inserted, or since
+    /// `deliver_after` if that is later. Never negative.
     pub age: Duration,
 }
 

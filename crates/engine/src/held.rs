@@ -57,13 +57,17 @@ impl HeldBook {
         self.decided = holds_unsettled > 0;
     }
 
-    /// Messages are released, or none.
-    pub(crate) fn released(&mut self, change: Option<&HeldChange>) {
+    /// Messages are released, or none; scheduled messages of these keys have become held ones.
+    pub(crate) fn released(&mut self, change: Option<&HeldChange>, promoted: &[KeyHash]) {
         self.round = Round::Idle;
         self.stopped.clear();
         // Counts that lack a hold would free its key: then they come again with the next round.
         if let Some(change) = change.filter(|_| !self.decided) {
             self.count_again(&change.held, change.actions);
+        } else {
+            for key in promoted {
+                *self.busy.entry(*key).or_insert(0) += 1;
+            }
         }
     }
 
@@ -84,6 +88,12 @@ impl HeldBook {
 
     pub(crate) fn is_busy(&self, key: Option<KeyHash>) -> bool {
         key.is_some_and(|key| self.busy.contains_key(&key))
+    }
+
+    /// A message is put aside until its time: worth asking, but it blocks nobody.
+    pub(crate) fn schedule(&mut self) {
+        self.any = true;
+        self.decided = true;
     }
 
     pub(crate) fn hold(&mut self, key: Option<KeyHash>) {

@@ -50,11 +50,11 @@ pub use observe::{Event, Observe, Outcome, Side};
 pub use operate::{
     AuditFilter, AuditLine, AuditedAction, BulkAction, Finding, HeldEdit, HeldFilter, HeldId, HeldIdError,
     HeldMatch, HeldMessage, HeldSpan, HeldStep, HoldFailure, LeaderStatus, Operate, OperateError,
-    OutboxStatus, Severity, TopicPattern,
+    OutboxStatus, ScheduledFilter, ScheduledMessage, Severity, TopicPattern,
 };
 pub use outbox::{
     Backlog, Due, DurabilityMark, HeldChange, HeldCount, HeldSignal, Outbox, OutboxError, PageLimit,
-    PurgeLimit, Purged, ReadPage, ReleaseQuery, Settlement, Start, Term, Trial, chain,
+    PurgeLimit, Purged, ReadPage, Release, ReleaseQuery, Settlement, Start, Term, Trial, chain,
 };
 pub use publisher::{EnqueueError, Publisher, PublisherStats, Report, Token, TopicState};
 pub use relay::{Relay, RelayError};

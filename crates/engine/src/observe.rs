@@ -135,6 +135,8 @@ pub enum Event<'a> {
         /// How many records.
         messages: u64,
     },
+    /// A message is put aside until its time.
+    Scheduled,
     /// A message is set aside.
     Held {
         /// Why.

@@ -166,6 +166,40 @@ pub struct AuditLine {
     pub details: Option<serde_json::Value>,
 }
 
+/// Which scheduled messages are meant. Empty: all of them.
+#[derive(Clone, Debug, Default)]
+pub struct ScheduledFilter {
+    /// Message id.
+    pub id: Option<Uuid>,
+    /// Topic.
+    pub topic: Option<String>,
+    /// At most so many, earliest first; 0 means all.
+    pub limit: u32,
+}
+
+/// A message whose time has not come, as an operator sees it: no key and no payload.
+#[derive(Clone, Debug, Serialize)]
+pub struct ScheduledMessage {
+    /// Place in the outbox.
+    pub seq: Seq,
+    /// Message id.
+    pub id: Uuid,
+    /// Correlation id.
+    pub correlation_id: String,
+    /// Topic.
+    pub topic: String,
+    /// Hash of topic and key, 16 hex digits; `None` without a key.
+    pub key_hash: Option<String>,
+    /// When the intent was inserted.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// Its time.
+    #[serde(with = "time::serde::rfc3339")]
+    pub due_at: OffsetDateTime,
+    /// Who took it back: it is not delivered when its time comes.
+    pub cancelled_by: Option<String>,
+}
+
 /// Who acts and why; kept in the audit.
 #[derive(Clone, Debug)]
 pub struct AuditedAction {
@@ -207,6 +241,8 @@ pub struct OutboxStatus {
     pub backlog_messages: u64,
     /// Age of the oldest undelivered message.
     pub oldest_age_seconds: f64,
+    /// Scheduled messages whose time has not come; exact up to 10,000.
+    pub scheduled_messages: u64,
     /// Held messages by state and reason.
     #[serde(serialize_with = "held_by_name")]
     pub held: Vec<(String, String, u64)>,
@@ -233,6 +269,7 @@ impl OutboxStatus {
     pub fn with_backlog(mut self, backlog: Backlog) -> Self {
         self.backlog_messages = backlog.messages;
         self.oldest_age_seconds = backlog.oldest_age.as_secs_f64();
+        self.scheduled_messages = backlog.scheduled;
         self.held = backlog.held;
         self
     }
@@ -272,6 +309,9 @@ pub enum OperateError {
     /// No held message has that id.
     #[error("no held message has id {0}")]
     NotHeld(Uuid),
+    /// No message of that id waits for its time.
+    #[error("no message with id {0} is scheduled, or its time has come: look at `outboxd held show {0}`")]
+    NotScheduled(Uuid),
     /// An application has used the id more than once.
     #[error("messages {} have the id {id}: name one of them, as {id}@{}", list(.seqs), .seqs.first().map_or(0, |seq| seq.0))]
     SeveralHeld {
@@ -399,6 +439,25 @@ pub trait Operate: Send + Sync {
         &self,
         filter: &AuditFilter,
     ) -> impl Future<Output = Result<Vec<AuditLine>, OutboxError>> + Send;
+    /// Messages whose time has not come, earliest first: those that the relay has taken over.
+    ///
+    /// # Errors
+    /// [`OutboxError`].
+    fn scheduled_list(
+        &self,
+        filter: &ScheduledFilter,
+    ) -> impl Future<Output = Result<Vec<ScheduledMessage>, OutboxError>> + Send;
+
+    /// Takes a scheduled intent back, also one that the relay has not taken over yet: it is not delivered. Audited when its time
+    /// comes.
+    ///
+    /// # Errors
+    /// [`OperateError::NotScheduled`].
+    fn scheduled_cancel(
+        &self,
+        id: Uuid,
+        action: &AuditedAction,
+    ) -> impl Future<Output = Result<(), OperateError>> + Send;
 
     /// How long a leader that stops answering keeps the lead.
     fn takeover_after(&self) -> Duration;

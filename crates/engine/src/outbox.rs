@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 use std::future::Future;
 use std::time::Duration;
 
-use outboxd_core::{Cursor, Hold, KeyHash, Message, Page, ReceiptEntry, Seq};
+use outboxd_core::{Cursor, Hold, KeyHash, Message, Page, ReceiptEntry, Scheduled, Seq};
 use uuid::Uuid;
 
 /// Why a call to the outbox failed.
@@ -142,14 +142,18 @@ pub struct Settlement {
     pub trial: Option<Trial>,
     /// Whether this term has got on: the count of unsettled terms begins anew.
     pub proves_term: bool,
+    /// Messages whose time has not come: kept until then, by what the intent says.
+    pub scheduled: Vec<Scheduled>,
 }
 
 /// What has changed among the held messages; cheap enough to ask a few times a second.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeldSignal {
-    /// Number of held messages, all states; an adapter may stop counting early, what matters is whether there are any.
+    /// Number of held messages, all states, and of scheduled ones; an adapter may stop counting early, what matters is whether
+    /// there are any.
     pub messages: u64,
-    /// Whether any message is due now: state `retry` or `topic`, due time reached, topic not among those excluded.
+    /// Whether any message is due now: state `retry` or `topic`, due time reached, topic not among those excluded; or scheduled
+    /// and its time has come.
     pub due: bool,
     /// Keys whose held messages are all in state `behind`: nothing blocks them any longer. At most 10,000.
     pub unblocked: Vec<KeyHash>,
@@ -160,6 +164,8 @@ pub struct HeldSignal {
 /// Which held messages to release.
 #[derive(Clone, Debug)]
 pub struct ReleaseQuery {
+    /// The leader's term.
+    pub term: Term,
     /// Topics known not to be writable: their messages stay.
     pub topics_held: Vec<String>,
     /// Keys whose followers may go: `behind` counts as due for them.
@@ -187,13 +193,28 @@ pub struct HeldChange {
     pub actions: i64,
 }
 
+/// What may be published now, and what has changed with it.
+#[derive(Clone, Debug, Default)]
+pub struct Release {
+    /// Messages, ascending by `seq`.
+    pub due: Vec<Due>,
+    /// The counts per key, read again because an operator has acted.
+    pub change: Option<HeldChange>,
+    /// The key of each scheduled message that has become a held one, as often as there are such messages. Included in the
+    /// counts of `change`.
+    pub promoted: Vec<KeyHash>,
+}
+
 /// What has not been delivered, from the table.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Backlog {
     /// Committed messages that are not dispatched and not held; exact up to 10,000, an upper estimate beyond.
     pub messages: u64,
-    /// Age of the oldest message that is not dispatched, held ones included; zero if there is none.
+    /// Age of the oldest message that is not dispatched, held ones included; zero if there is none. A scheduled message's age
+    /// counts from its time on.
     pub oldest_age: Duration,
+    /// Scheduled messages whose time has not come; exact up to 10,000 and that much beyond.
+    pub scheduled: u64,
     /// Held messages by state and reason, as the words of `HoldState` and `HoldReason`.
     pub held: Vec<(String, String, u64)>,
 }
@@ -271,17 +292,20 @@ pub trait Outbox: Send + Sync + 'static {
     /// [`OutboxError::Unavailable`].
     fn held(&self, topics_held: &[String]) -> impl Future<Output = Result<HeldSignal, OutboxError>> + Send;
 
-    /// Reads held messages that may be published now, ascending by `seq`: due, and with no earlier held message of
-    /// their key that is parked, not yet due, or has attempts charged. Also reads the counts per key again if an operator
-    /// has acted after `actions`.
+    /// First makes scheduled messages whose time has come held ones: due, or behind what is held of their key; those that
+    /// were cancelled go into the audit instead. Then reads held messages that may be published now, ascending by `seq`: due, and
+    /// with no earlier held message of their key that is parked, not yet due, or has attempts charged. Also reads the
+    /// counts per key again if an operator has acted after `actions`.
+    ///
+    /// What is made a held message is made so before the term's next [`Outbox::start`] counts, also if this call is dropped.
     ///
     /// # Errors
-    /// [`OutboxError::Unavailable`].
+    /// [`OutboxError::Fenced`] if the term is over, [`OutboxError::Unavailable`].
     fn due(
         &self,
         query: &ReleaseQuery,
         actions: i64,
-    ) -> impl Future<Output = Result<(Vec<Due>, Option<HeldChange>), OutboxError>> + Send;
+    ) -> impl Future<Output = Result<Release, OutboxError>> + Send;
 
     /// Measures what is undelivered. Works for a standby too.
     ///

@@ -20,7 +20,7 @@ use crate::caution::Caution;
 use crate::config::RelayConfig;
 use crate::held::HeldBook;
 use crate::observe::{Event, Observe, Side};
-use crate::outbox::{Due, HeldChange, HeldSignal, Outbox, OutboxError, Start, Term};
+use crate::outbox::{HeldSignal, Outbox, OutboxError, Release, Start, Term};
 use crate::publisher::{Publisher, PublisherStats, Report, Token, TopicState};
 use crate::read::{self, CaughtUp, ReadSettings, Readable};
 use crate::topics::Topics;
@@ -62,7 +62,7 @@ pub(crate) struct Waiting {
 #[derive(Debug)]
 pub(crate) enum HeldAnswer {
     Signal(HeldSignal),
-    Due(Vec<Due>, Option<HeldChange>),
+    Release(Release),
 }
 
 /// What outlives a run: it belongs to the relay.

@@ -4,7 +4,8 @@
 //! refused for its own sake: nothing of its key has been published after it then.
 
 use outboxd_core::{
-    Hold, HoldReason, HoldState, Message, Refusal, Verdict, classify, record::topic_is_legal, route,
+    Hold, HoldReason, HoldState, Message, Refusal, Scheduled, Verdict, classify, record::topic_is_legal,
+    route,
 };
 use tokio::time::Instant;
 use tracing::field::display;
@@ -26,6 +27,8 @@ enum Step {
     Published { alone: bool },
     /// Set aside without being published.
     Held(Hold),
+    /// Put aside until its time.
+    Scheduled(Scheduled),
     /// Cannot be decided now; it stays at the front.
     Wait,
 }
@@ -42,6 +45,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                     published += 1;
                 }
                 Step::Held(hold) => self.set_aside(waiting.token, hold),
+                Step::Scheduled(scheduled) => self.schedule(waiting.token, scheduled),
                 Step::Wait => {
                     self.feed.push_front(waiting);
                     break;
@@ -57,6 +61,10 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         let message = &waiting.message;
         let Some(meta) = self.window.open(waiting.token) else { return Step::Wait };
         let (released, key_hash) = (meta.released, meta.key_hash);
+        // Whatever its time: one path, on which a cancellation that was committed before that time is never missed.
+        if message.deliver_after.is_some() && released.is_none() {
+            return Step::Scheduled(Scheduled { seq: message.seq, topic: message.topic.clone(), key_hash });
+        }
         if !topic_is_legal(&message.topic) {
             let refusal = Refusal::IllegalTopic { topic: outboxd_core::record::shortened(&message.topic) };
             return Step::Held(self.parked(message, &refusal, released));
@@ -168,6 +176,17 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             }
         }
         self.window.held(token, hold);
+    }
+
+    /// Gives a message its verdict: scheduled. It blocks nobody.
+    fn schedule(&mut self, token: Token, scheduled: Scheduled) {
+        self.observer.observe(&Event::Scheduled);
+        self.held.schedule();
+        if let Some(meta) = self.window.open(token) {
+            tracing::debug!(target: "outboxd::held", seq = meta.seq.0, message_id = %meta.id,
+                correlation_id = meta.correlation_id, topic = &*meta.topic, "message is scheduled");
+        }
+        self.window.scheduled(token, scheduled);
     }
 
     pub(crate) fn ask_for_topics(&mut self) {

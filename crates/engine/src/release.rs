@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::held::Round;
 use crate::observe::Event;
-use crate::outbox::{Due, Outbox, PageLimit, ReleaseQuery};
+use crate::outbox::{Due, Outbox, PageLimit, Release, ReleaseQuery};
 use crate::pipeline::{HeldAnswer, Pipeline};
 use crate::publisher::Publisher;
 
@@ -36,6 +36,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                     && !self.window.has_releases() =>
             {
                 let query = ReleaseQuery {
+                    term: self.term,
                     topics_held: self.lasting.topics.held(),
                     unblocked: unblocked.clone(),
                     limit: PageLimit { messages: RELEASE_MAX, bytes: self.config.page.bytes },
@@ -43,8 +44,8 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                 let (outbox, actions) = (Arc::clone(self.outbox), self.held.actions);
                 self.held.asked(Round::Reading, self.window.holds_unsettled());
                 self.held_calls.spawn(async move {
-                    let (due, change) = outbox.due(&query, actions).await?;
-                    Ok(HeldAnswer::Due(due, change))
+                    let release = outbox.due(&query, actions).await?;
+                    Ok(HeldAnswer::Release(release))
                 });
             }
             Round::Idle | Round::Asking | Round::Barrier { .. } | Round::Reading => {}
@@ -59,9 +60,9 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                     self.caution.held_is_quiet();
                 }
             }
-            HeldAnswer::Due(due, change) => {
-                self.held.released(change.as_ref());
-                if due.is_empty() {
+            HeldAnswer::Release(Release { due, change, promoted }) => {
+                self.held.released(change.as_ref(), &promoted);
+                if due.is_empty() && promoted.is_empty() {
                     self.caution.held_is_quiet();
                 }
                 self.release(due);

@@ -65,7 +65,8 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         let batch = self.window.collect(now);
         let moves = batch.after.is_some();
         let after = batch.after.unwrap_or_else(|| self.settled.clone());
-        let (dispatched, holds, released) = (batch.dispatched, batch.holds.len(), batch.released.len());
+        let (dispatched, released) = (batch.dispatched, batch.released.len());
+        let holds = batch.holds.len() + batch.scheduled.len();
         // A settle that only notes an attempt is none that anybody counts.
         let is_page = moves || dispatched > 0 || holds > 0;
         let note = self.caution.note();
@@ -82,6 +83,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             released: batch.released,
             trial: note,
             proves_term: self.caution.proves_term(),
+            scheduled: batch.scheduled,
         };
         self.settle.began_at = now;
         if is_page {

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use outboxd_core::{Cursor, Hold, KeyHash, PageFrame, Receipt, ReceiptEntry, Seq};
+use outboxd_core::{Cursor, Hold, KeyHash, PageFrame, Receipt, ReceiptEntry, Scheduled, Seq};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -52,6 +52,7 @@ enum Slot {
     Held {
         hold: Hold,
     },
+    Scheduled(Scheduled),
     /// Failed in a way that is nobody's fault: it will be read again, so nothing from here on is settled.
     Void,
     Settling,
@@ -90,6 +91,7 @@ pub(crate) struct Batch {
     pub(crate) receipts_out_of_order: Vec<ReceiptEntry>,
     pub(crate) holds: Vec<Hold>,
     pub(crate) released: Vec<Seq>,
+    pub(crate) scheduled: Vec<Scheduled>,
     pub(crate) dispatched: u64,
 }
 
@@ -192,6 +194,11 @@ impl Window {
         self.decide(token, Slot::Held { hold });
     }
 
+    pub(crate) fn scheduled(&mut self, token: Token, scheduled: Scheduled) {
+        self.holds_unsettled += 1;
+        self.decide(token, Slot::Scheduled(scheduled));
+    }
+
     fn decide(&mut self, token: Token, verdict: Slot) {
         if let Some(slot) = self.slot(token) {
             *slot = verdict;
@@ -212,7 +219,7 @@ impl Window {
         self.bytes
     }
 
-    /// Holds that were decided and are not yet rows.
+    /// Holds, and messages put aside until their time, that were decided and are not yet rows.
     pub(crate) fn holds_unsettled(&self) -> usize {
         self.holds_unsettled
     }
@@ -301,7 +308,7 @@ impl Window {
 
 impl Slot {
     fn has_verdict(&self) -> bool {
-        matches!(self, Self::Dispatched { .. } | Self::Held { .. } | Self::Settling)
+        matches!(self, Self::Dispatched { .. } | Self::Held { .. } | Self::Scheduled(_) | Self::Settling)
     }
 }
 
@@ -327,6 +334,7 @@ impl Batch {
                 }
             }
             Slot::Held { hold } => self.holds.push(hold),
+            Slot::Scheduled(scheduled) => self.scheduled.push(scheduled),
             Slot::Open(_) | Slot::Published(..) | Slot::Void | Slot::Settling => {}
         }
     }

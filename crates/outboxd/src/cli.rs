@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use crate::config::Sources;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use uuid::Uuid;
 
 pub(crate) use held::{EditArguments, Held, HeldBulk, Meant};
 
@@ -65,6 +66,17 @@ Examples:
   outboxd migrate grants --relay relay --dry-run
 
 Exit codes: 0 done, 64 wrong usage, 69 the database cannot be reached, 70 a bug, 78 configuration, or the database refuses.";
+
+const SCHEDULED_EXAMPLES: &str = "\
+Examples:
+  outboxd scheduled list --topic reminders --limit 10
+  outboxd scheduled cancel 0198c5a4-7a0e-7c9e-b9f1-3d6a0a6f2b11 --reason \"order withdrawn\"
+
+An application takes an intent back in its own transaction: select outbox.cancel(id). Either takes effect if it is committed
+before the message's time.
+
+Exit codes: 0 done, 64 wrong usage or a message that is not scheduled, 69 the database cannot be reached, 70 a bug,
+78 configuration or schema.";
 
 const CONFIG_EXAMPLES: &str = "\
 Examples:
@@ -144,6 +156,9 @@ pub(crate) enum Command {
     /// Look at messages that were set aside, and decide about them
     #[command(subcommand, after_help = held::EXAMPLES)]
     Held(Held),
+    /// Look at messages that wait for their time (deliver_after), and take them back
+    #[command(subcommand, after_help = SCHEDULED_EXAMPLES)]
+    Scheduled(Scheduled),
     /// Watch the relay at work: a shop, a broker, a consumer, and everything that can go wrong; half a minute
     ///
     /// Needs nothing: the outbox is a SQLite file in a temporary directory, the broker runs in this process. With
@@ -239,6 +254,48 @@ pub(crate) struct Check {
     #[arg(long)]
     pub(crate) topic: Vec<String>,
     /// How to print the findings.
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// `scheduled`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Scheduled {
+    /// List messages that wait for their time, earliest first
+    List(ScheduledList),
+    /// Take a scheduled message back: it is not delivered; the audit keeps who and why
+    Cancel(ScheduledCancel),
+}
+
+/// `scheduled list`.
+#[derive(Debug, Args)]
+pub(crate) struct ScheduledList {
+    /// Only the message with this id
+    #[arg(long)]
+    pub(crate) id: Option<Uuid>,
+    /// Only messages for this topic
+    #[arg(long)]
+    pub(crate) topic: Option<String>,
+    /// At most so many; 0 shows all
+    #[arg(long, default_value_t = 100)]
+    pub(crate) limit: u32,
+    /// How to print them.
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// `scheduled cancel`.
+#[derive(Debug, Args)]
+pub(crate) struct ScheduledCancel {
+    /// Message id
+    pub(crate) id: Uuid,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT", value_parser = not_blank)]
+    pub(crate) reason: String,
+    /// Who, for the audit [default: the user of the operating system]
+    #[arg(long = "as", value_name = "NAME", value_parser = not_blank)]
+    pub(crate) who: Option<String>,
+    /// How to print it.
     #[command(flatten)]
     pub(crate) output: Output,
 }

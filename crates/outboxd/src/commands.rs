@@ -10,6 +10,8 @@ mod held;
 
 mod migrate;
 
+mod scheduled;
+
 mod status;
 
 pub(crate) use check::check;
@@ -17,4 +19,5 @@ pub(crate) use configuration::{check as config_check, show as config_show};
 pub(crate) use healthcheck::healthcheck;
 pub(crate) use held::held;
 pub(crate) use migrate::{grants, migrate};
+pub(crate) use scheduled::scheduled;
 pub(crate) use status::status;

@@ -67,6 +67,7 @@ impl Failpoint {
             | Event::OutageEnded { .. }
             | Event::Reconnected { .. }
             | Event::Attempt { .. }
+            | Event::Scheduled
             | Event::Held { .. }
             | Event::Overtaken
             | Event::Released { .. }

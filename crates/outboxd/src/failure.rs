@@ -89,6 +89,7 @@ impl From<OperateError> for Failure {
         match error {
             OperateError::Outbox(error) => error.into(),
             OperateError::NotHeld(_)
+            | OperateError::NotScheduled(_)
             | OperateError::SeveralHeld { .. }
             | OperateError::Behind { .. }
             | OperateError::Edit { .. } => Self::usage(error),

@@ -84,6 +84,10 @@ fn obey(global: &Global, command: Command) -> Result<ExitCode, Failure> {
             let config = load(None, Needs::DATABASE)?;
             wait(commands::held(Adapter::of(&config)?, asked))?;
         }
+        Command::Scheduled(asked) => {
+            let config = load(None, Needs::DATABASE)?;
+            wait(commands::scheduled(Adapter::of(&config)?, asked))?;
+        }
         Command::Demo(asked) => return play(demo::Options::of(global, &asked)?),
         Command::Config(ConfigCommand::Show(asked)) => {
             commands::config_show(&load(None, Needs::NOTHING)?, asked.output)?;

@@ -73,6 +73,8 @@ struct Handles {
     parked_now: Vec<(HoldReason, Gauge)>,
     held: Vec<(HoldReason, Counter)>,
     parked: Vec<(HoldReason, Counter)>,
+    scheduled_now: Gauge,
+    scheduled: Counter,
     released: Counter,
     overtaken: Counter,
     possible_duplicates: Counter,
@@ -156,6 +158,7 @@ impl Metrics {
     fn backlog_measured(&self, backlog: &Backlog) {
         self.delivery().measured(Instant::now(), backlog);
         self.handles.backlog.set(to_f64(backlog.messages));
+        self.handles.scheduled_now.set(to_f64(backlog.scheduled));
         let (mut held, mut parked) = (HashMap::new(), HashMap::new());
         for (state, reason, messages) in &backlog.held {
             let by_reason = if state == "parked" { &mut parked } else { &mut held };
@@ -216,6 +219,7 @@ impl Observe for Metrics {
             Event::Attempt { outcome, messages } => add(&handles.attempts, &outcome, messages),
             Event::Held { reason, parked: true } => add(&handles.parked, &reason, 1),
             Event::Held { reason, parked: false } => add(&handles.held, &reason, 1),
+            Event::Scheduled => handles.scheduled.increment(1),
             Event::Overtaken => handles.overtaken.increment(1),
             Event::Released { messages } => handles.released.increment(messages as u64),
             Event::Settling => {}
@@ -286,6 +290,8 @@ impl Handles {
             parked_now: by_reason_now("outboxd_parked_messages"),
             held: by_reason("outboxd_held_total"),
             parked: by_reason("outboxd_parked_total"),
+            scheduled_now: gauge("outboxd_scheduled_messages"),
+            scheduled: counter("outboxd_scheduled_total"),
             released: counter("outboxd_released_total"),
             overtaken: counter("outboxd_overtaken_total"),
             possible_duplicates: counter("outboxd_possible_duplicates_total"),

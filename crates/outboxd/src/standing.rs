@@ -97,6 +97,7 @@ struct Undelivered {
     measured_seconds_ago: f64,
     messages: u64,
     oldest_age_seconds: f64,
+    scheduled: u64,
     held: Vec<Held>,
 }
 
@@ -215,6 +216,7 @@ impl Standing {
                 measured_seconds_ago: measured.elapsed().as_secs_f64(),
                 messages: backlog.messages,
                 oldest_age_seconds: backlog.oldest_age.as_secs_f64(),
+                scheduled: backlog.scheduled,
                 held: backlog
                     .held
                     .iter()
@@ -287,6 +289,7 @@ impl Observe for Standing {
             | Event::Enqueued { .. }
             | Event::Acknowledged { .. }
             | Event::Attempt { .. }
+            | Event::Scheduled
             | Event::Held { .. }
             | Event::Overtaken
             | Event::Released { .. }

@@ -22,12 +22,14 @@ impl PostgresOutbox {
         let row = call.row(sqlx::query(self.sql.backlog.clone()).bind(EXACT_MAX)).await?;
         let messages: i64 = call.value(row.try_get("messages"))?;
         let oldest_age_us: Option<i64> = call.value(row.try_get("oldest_age_us"))?;
+        let scheduled: i64 = call.value(row.try_get("scheduled"))?;
         call.done();
         let held = held_by_reason(session, &self.sql.backlog_held).await?;
         let oldest_age_us = u64::try_from(oldest_age_us.unwrap_or(0)).unwrap_or(0);
         Ok(Backlog {
             messages: u64::try_from(messages).unwrap_or(0),
             oldest_age: Duration::from_micros(oldest_age_us),
+            scheduled: u64::try_from(scheduled).unwrap_or(0),
             held,
         })
     }

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::ops::Bound;
 
 use outboxd_core::{Hold, HoldState, KeyHash};
-use outboxd_engine::{Due, HeldChange, HeldCount, HeldSignal, OutboxError, ReleaseQuery};
+use outboxd_engine::{Due, HeldChange, HeldCount, HeldSignal, OutboxError, Release, ReleaseQuery};
 use sqlx::{Row, SqlStr};
 
 use crate::outbox::PostgresOutbox;
@@ -191,11 +191,9 @@ impl PostgresOutbox {
 
     /// Counts come before messages: a count that lacks a message which is then released would free its key too early. One
     /// that is discarded in between is counted and does not come; its action has a later number, and the counts come again.
-    pub(crate) async fn held_due(
-        &self,
-        query: &ReleaseQuery,
-        actions: i64,
-    ) -> Result<(Vec<Due>, Option<HeldChange>), OutboxError> {
+    pub(crate) async fn held_due(&self, query: &ReleaseQuery, actions: i64) -> Result<Release, OutboxError> {
+        let limit = i64::from(query.limit.messages.max(1));
+        let promoted = self.promote_scheduled(query.term, limit).await?;
         let mut call = self.rest_session.call("read due messages").await?;
         let row = call.row(sqlx::query(self.sql.held_signal.clone()).bind(query.topics_held.clone())).await?;
         let now: i64 = call.value(row.try_get("actions"))?;
@@ -207,7 +205,6 @@ impl PostgresOutbox {
             self.memory().held.walked(now, unblocked);
             Some(HeldChange { held, actions: now })
         };
-        let limit = i64::from(query.limit.messages.max(1));
         let mut call = self.rest_session.call("read due messages").await?;
         let rows = call
             .rows(
@@ -243,7 +240,7 @@ impl PostgresOutbox {
             self.memory().held.settled(Touched { keys: call.value(demoted)? });
         }
         call.done();
-        Ok((due, change))
+        Ok(Release { due, change, promoted })
     }
 }
 

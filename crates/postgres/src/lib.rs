@@ -23,6 +23,8 @@ mod settle;
 
 mod held;
 
+mod scheduled;
+
 mod backlog;
 
 mod purge;

@@ -10,6 +10,8 @@ mod held;
 
 mod edit;
 
+mod scheduled;
+
 mod status;
 
 use std::time::Duration;
@@ -17,8 +19,10 @@ use std::time::Duration;
 use outboxd_engine::operate::EditDone;
 use outboxd_engine::{
     AuditFilter, AuditLine, AuditedAction, BulkAction, Finding, HeldEdit, HeldFilter, HeldId, HeldMatch,
-    HeldMessage, HeldSpan, HeldStep, Operate, OperateError, OutboxError, OutboxStatus,
+    HeldMessage, HeldSpan, HeldStep, Operate, OperateError, OutboxError, OutboxStatus, ScheduledFilter,
+    ScheduledMessage,
 };
+use uuid::Uuid;
 
 use crate::session::{PostgresConfig, Purpose, Session};
 
@@ -106,6 +110,14 @@ impl Operate for PostgresOperator {
 
     async fn held_audit(&self, filter: &AuditFilter) -> Result<Vec<AuditLine>, OutboxError> {
         self.list_audit(filter).await
+    }
+
+    async fn scheduled_list(&self, filter: &ScheduledFilter) -> Result<Vec<ScheduledMessage>, OutboxError> {
+        self.list_scheduled(filter).await
+    }
+
+    async fn scheduled_cancel(&self, id: Uuid, action: &AuditedAction) -> Result<(), OperateError> {
+        self.cancel_scheduled(id, action).await
     }
 
     fn takeover_after(&self) -> Duration {

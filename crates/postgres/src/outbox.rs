@@ -8,8 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use outboxd_core::{Cursor, Seq};
 use outboxd_engine::{
-    Backlog, Due, DurabilityMark, HeldChange, HeldSignal, Outbox, OutboxError, PageLimit, PurgeLimit, Purged,
-    ReadPage, ReleaseQuery, Settlement, Start, Term,
+    Backlog, DurabilityMark, HeldSignal, Outbox, OutboxError, PageLimit, PurgeLimit, Purged, ReadPage,
+    Release, ReleaseQuery, Settlement, Start, Term,
 };
 
 use crate::held::HeldMemory;
@@ -154,11 +154,7 @@ impl Outbox for PostgresOutbox {
         self.held_signal(topics_held).await
     }
 
-    async fn due(
-        &self,
-        query: &ReleaseQuery,
-        actions: i64,
-    ) -> Result<(Vec<Due>, Option<HeldChange>), OutboxError> {
+    async fn due(&self, query: &ReleaseQuery, actions: i64) -> Result<Release, OutboxError> {
         self.held_due(query, actions).await
     }
 

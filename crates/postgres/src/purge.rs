@@ -29,6 +29,10 @@ impl PostgresOutbox {
                 sqlx::query(self.sql.purge_receipts.clone()).bind(rows).bind(micros(limit.keep_receipts)),
             )
             .await?;
+        call.execute(
+            sqlx::query(self.sql.purge_cancelled.clone()).bind(rows).bind(micros(limit.keep_messages)),
+        )
+        .await?;
         call.done();
         let more_messages = any_old && scanned == rows;
         // At the first window without an old message the walk is over; the next one starts at the beginning.

@@ -113,10 +113,11 @@ pub(crate) fn clock(us: i64) -> Option<OffsetDateTime> {
 }
 
 /// A message from a row whose columns start at `first`: `seq, id, topic, key, payload, headers, partition, content_type,
-/// correlation_id, causation_id, traceparent, tracestate, created_at`.
+/// correlation_id, causation_id, traceparent, tracestate, created_at, deliver_after`.
 pub(crate) fn message(row: &PgRow, first: usize, clock: OffsetDateTime) -> Result<Message, sqlx::Error> {
     let headers: Option<&str> = row.try_get(first + 5)?;
     let created_at: OffsetDateTime = row.try_get(first + 12)?;
+    let deliver_after: Option<OffsetDateTime> = row.try_get(first + 13)?;
     Ok(Message {
         seq: Seq(row.try_get(first)?),
         id: row.try_get(first + 1)?,
@@ -131,7 +132,9 @@ pub(crate) fn message(row: &PgRow, first: usize, clock: OffsetDateTime) -> Resul
         traceparent: row.try_get(first + 10)?,
         tracestate: row.try_get(first + 11)?,
         created_at,
-        age: Duration::try_from(clock - created_at).unwrap_or(Duration::ZERO),
+        deliver_after,
+        age: Duration::try_from(clock - deliver_after.map_or(created_at, |after| after.max(created_at)))
+            .unwrap_or(Duration::ZERO),
     })
 }
 

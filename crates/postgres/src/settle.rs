@@ -17,6 +17,7 @@ impl PostgresOutbox {
             receipts_out_of_order,
             holds,
             released,
+            scheduled,
             trial,
             proves_term,
         } = settlement;
@@ -57,6 +58,11 @@ impl PostgresOutbox {
             .bind(columns.attempts)
             .bind(columns.due_us)
             .bind(released.iter().map(|seq| seq.0).collect::<Vec<_>>())
+            .bind(scheduled.iter().map(|scheduled| scheduled.seq.0).collect::<Vec<_>>())
+            .bind(scheduled.iter().map(|scheduled| scheduled.topic.clone()).collect::<Vec<_>>())
+            .bind(
+                scheduled.iter().map(|scheduled| scheduled.key_hash.map(KeyHash::to_i64)).collect::<Vec<_>>(),
+            )
             .bind(trial.map(|trial| trial.seq.0))
             .bind(trial.map_or(0, |trial| i32::try_from(trial.trials).unwrap_or(i32::MAX)))
             .bind(proves_term);

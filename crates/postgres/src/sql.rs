@@ -34,10 +34,12 @@ pub struct Statements {
     pub held_due: SqlStr,
     pub held_demote: SqlStr,
     pub held_counts: SqlStr,
+    pub scheduled_promote: SqlStr,
     pub backlog: SqlStr,
     pub backlog_held: SqlStr,
     pub purge_messages: SqlStr,
     pub purge_receipts: SqlStr,
+    pub purge_cancelled: SqlStr,
 }
 
 impl Statements {
@@ -62,10 +64,12 @@ impl Statements {
             held_demote: render(include_str!("sql/held_demote.sql"), schema),
             held_due: render(include_str!("sql/held_due.sql"), schema),
             held_counts: render(include_str!("sql/held_counts.sql"), schema),
+            scheduled_promote: render(include_str!("sql/scheduled_promote.sql"), schema),
             backlog: render(include_str!("sql/backlog.sql"), schema),
             backlog_held: render(include_str!("sql/backlog_held.sql"), schema),
             purge_messages: render(include_str!("sql/purge_messages.sql"), schema),
             purge_receipts: render(include_str!("sql/purge_receipts.sql"), schema),
+            purge_cancelled: render(include_str!("sql/purge_cancelled.sql"), schema),
         }
     }
 }

@@ -35,6 +35,7 @@ pub(crate) async fn backlog(connection: &mut SqliteConnection) -> Result<Backlog
     Ok(Backlog {
         messages: count(row.try_get("messages")?),
         oldest_age: Duration::try_from_secs_f64(row.try_get("oldest_seconds")?).unwrap_or(Duration::ZERO),
+        scheduled: count(row.try_get("scheduled")?),
         held,
     })
 }

@@ -1,7 +1,7 @@
 //! Held messages, as the loop sees them: is there anything to do, and what may be published now.
 
 use outboxd_core::KeyHash;
-use outboxd_engine::{Due, HeldChange, HeldCount, HeldSignal, OutboxError, ReleaseQuery};
+use outboxd_engine::{Due, HeldChange, HeldCount, HeldSignal, OutboxError, Release, ReleaseQuery};
 use sqlx::{Connection, Row, SqliteConnection};
 use tokio::time::timeout;
 
@@ -18,16 +18,14 @@ impl SqliteOutbox {
         lent.finish(DOING, outcome)
     }
 
-    pub(crate) async fn read_due(
-        &self,
-        query: &ReleaseQuery,
-        actions: i64,
-    ) -> Result<(Vec<Due>, Option<HeldChange>), OutboxError> {
+    pub(crate) async fn read_due(&self, query: &ReleaseQuery, actions: i64) -> Result<Release, OutboxError> {
         const DOING: &str = "read held messages";
+        let promoted = self.promote_scheduled(query.term, i64::from(query.limit.messages.max(1))).await?;
         let file = self.term_state().file;
         let mut lent = self.rest_session.lend(&self.config, DOING, file.as_ref()).await?;
         let outcome = timeout(lent.deadline(), due(lent.connection(), query, actions)).await;
-        lent.finish(DOING, outcome)
+        let (due, change) = lent.finish(DOING, outcome)?;
+        Ok(Release { due, change, promoted })
     }
 }
 

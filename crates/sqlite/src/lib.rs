@@ -39,6 +39,8 @@ mod settle;
 
 mod held;
 
+mod scheduled;
+
 mod backlog;
 
 mod purge;

@@ -7,7 +7,7 @@ use outboxd_engine::operate::{EditDone, EditRefusal, ShownEdit, shown_key_hash};
 use outboxd_engine::{
     AuditFilter, AuditLine, AuditedAction, BulkAction, Finding, HeldEdit, HeldFilter, HeldId, HeldMatch,
     HeldMessage, HeldSpan, HeldStep, HoldFailure, LeaderStatus, Operate, OperateError, OutboxError,
-    OutboxStatus,
+    OutboxStatus, ScheduledFilter, ScheduledMessage,
 };
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection, Row, SqliteConnection};
@@ -181,6 +181,20 @@ impl Operate for SqliteOperator {
         self.act("discard a held message", named.into(), action, Action::Discard).await
     }
 
+    async fn scheduled_list(&self, filter: &ScheduledFilter) -> Result<Vec<ScheduledMessage>, OutboxError> {
+        const DOING: &str = "list scheduled messages";
+        let mut lent = self.session.lend(&self.config, DOING, None).await?;
+        let outcome = timeout(lent.deadline(), scheduled_list(lent.connection(), filter)).await;
+        lent.finish(DOING, outcome)
+    }
+
+    async fn scheduled_cancel(&self, id: Uuid, action: &AuditedAction) -> Result<(), OperateError> {
+        const DOING: &str = "cancel a scheduled message";
+        let mut lent = self.session.lend(&self.config, DOING, None).await?;
+        let outcome = timeout(lent.deadline(), scheduled_cancel(lent.connection(), id, action)).await;
+        if lent.finish(DOING, outcome)? { Ok(()) } else { Err(OperateError::NotScheduled(id)) }
+    }
+
     fn takeover_after(&self) -> Duration {
         self.config.lease
     }
@@ -207,6 +221,7 @@ async fn status(connection: &mut SqliteConnection) -> Result<OutboxStatus, Failu
         settled_at: timestamp(&row, "settled_at")?,
         backlog_messages: 0,
         oldest_age_seconds: 0.0,
+        scheduled_messages: 0,
         held: Vec::new(),
     };
     Ok(status.with_backlog(backlog))
@@ -522,4 +537,50 @@ async fn find(connection: &mut SqliteConnection, named: HeldId) -> Result<Vec<He
         })
     });
     found.collect()
+}
+
+async fn scheduled_list(
+    connection: &mut SqliteConnection,
+    filter: &ScheduledFilter,
+) -> Result<Vec<ScheduledMessage>, Failure> {
+    let rows = sqlx::query(include_str!("sql/scheduled_list.sql"))
+        .bind(filter.id.map(|id| id.to_string()))
+        .bind(&filter.topic)
+        .bind(if filter.limit == 0 { -1 } else { i64::from(filter.limit) })
+        .fetch_all(connection)
+        .await?;
+    let missing = |column: &str| sqlx::Error::ColumnNotFound(column.to_owned());
+    rows.iter()
+        .map(|row| {
+            let id: String = row.try_get("id")?;
+            let correlation_id: &[u8] = row.try_get("correlation_id")?;
+            let key_hash: Option<i64> = row.try_get("key_hash")?;
+            Ok(ScheduledMessage {
+                seq: Seq(row.try_get("seq")?),
+                id: id.parse().unwrap_or_default(),
+                correlation_id: String::from_utf8_lossy(correlation_id).into_owned(),
+                topic: row.try_get("topic")?,
+                key_hash: shown_key_hash(key_hash.map(KeyHash::from_i64)),
+                created_at: timestamp(row, "created_at")?.ok_or_else(|| missing("created_at"))?,
+                due_at: timestamp(row, "due_at")?.ok_or_else(|| missing("due_at"))?,
+                cancelled_by: row.try_get("cancelled_by")?,
+            })
+        })
+        .collect()
+}
+
+/// Whether there is a scheduled intent of this id whose time has not come.
+async fn scheduled_cancel(
+    connection: &mut SqliteConnection,
+    id: Uuid,
+    action: &AuditedAction,
+) -> Result<bool, Failure> {
+    let cancelled = sqlx::query(include_str!("sql/scheduled_cancel.sql"))
+        .bind(id.to_string())
+        .bind(id.as_bytes().to_vec())
+        .bind(&action.who)
+        .bind(&action.why)
+        .execute(connection)
+        .await?;
+    Ok(cancelled.rows_affected() > 0)
 }

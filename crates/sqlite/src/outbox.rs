@@ -4,8 +4,8 @@ use std::sync::{Mutex, PoisonError};
 
 use outboxd_core::Cursor;
 use outboxd_engine::{
-    Backlog, Due, DurabilityMark, HeldChange, HeldSignal, Outbox, OutboxError, PageLimit, PurgeLimit, Purged,
-    ReadPage, ReleaseQuery, Settlement, Start, Term,
+    Backlog, DurabilityMark, HeldSignal, Outbox, OutboxError, PageLimit, PurgeLimit, Purged, ReadPage,
+    Release, ReleaseQuery, Settlement, Start, Term,
 };
 use uuid::Uuid;
 
@@ -89,11 +89,7 @@ impl Outbox for SqliteOutbox {
         self.look_at_held(topics_held).await
     }
 
-    async fn due(
-        &self,
-        query: &ReleaseQuery,
-        actions: i64,
-    ) -> Result<(Vec<Due>, Option<HeldChange>), OutboxError> {
+    async fn due(&self, query: &ReleaseQuery, actions: i64) -> Result<Release, OutboxError> {
         self.read_due(query, actions).await
     }
 

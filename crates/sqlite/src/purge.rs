@@ -30,9 +30,14 @@ async fn purge(connection: &mut SqliteConnection, limit: PurgeLimit) -> Result<P
     let receipts = sqlx::query(include_str!("sql/purge_receipts.sql"))
         .bind(limit.keep_receipts.as_secs_f64())
         .bind(limit.rows)
-        .execute(connection)
+        .execute(&mut *connection)
         .await?
         .rows_affected();
+    sqlx::query(include_str!("sql/purge_cancelled.sql"))
+        .bind(limit.keep_messages.as_secs_f64())
+        .bind(limit.rows)
+        .execute(connection)
+        .await?;
     let rows = u64::from(limit.rows);
     Ok(Purged { messages, receipts, more: messages >= rows || receipts >= rows })
 }

@@ -38,6 +38,7 @@ pub(crate) fn message(row: &SqliteRow) -> Result<Message, Failure> {
         tracestate: text(row, "tracestate")?,
         created_at: timestamp(row, "created_at")?
             .ok_or_else(|| damaged(seq, "a created_at that is no time"))?,
+        deliver_after: timestamp(row, "deliver_after")?,
         age: Duration::try_from_secs_f64(age_seconds).unwrap_or(Duration::ZERO),
     })
 }

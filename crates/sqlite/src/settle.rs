@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use outboxd_core::{Cursor, Hold, ReceiptEntry, receipts};
+use outboxd_core::{Cursor, Hold, ReceiptEntry, Scheduled, Seq, receipts};
 use outboxd_engine::{OutboxError, Settlement};
 use sqlx::{Connection, Row, SqliteConnection};
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use crate::lead::{lost, refused};
 use crate::outbox::SqliteOutbox;
@@ -59,6 +60,9 @@ async fn settle(
     for hold in &settlement.holds {
         store_hold(&mut transaction, hold, &settlement.before).await?;
     }
+    for scheduled in &settlement.scheduled {
+        store_scheduled(&mut transaction, scheduled).await?;
+    }
     transaction.commit().await?;
     Ok(())
 }
@@ -86,18 +90,35 @@ async fn store_receipts(
     Ok(())
 }
 
-async fn store_hold(connection: &mut SqliteConnection, hold: &Hold, before: &Cursor) -> Result<(), Failure> {
+/// The id of an intent that is about to be set aside.
+async fn id_of(connection: &mut SqliteConnection, seq: Seq) -> Result<Uuid, Failure> {
     let stored = sqlx::query(include_str!("sql/message_id.sql"))
-        .bind(hold.seq.0)
+        .bind(seq.0)
         .fetch_optional(&mut *connection)
         .await?
         .ok_or_else(|| {
             refused(
-                format!("the intent with seq {} was deleted before it was delivered", hold.seq),
+                format!("the intent with seq {seq} was deleted before it was delivered"),
                 "find out who dropped the triggers of outbox_message and restore them",
             )
         })?;
-    let id = row::id(stored.try_get("id")?).unwrap_or_default();
+    Ok(row::id(stored.try_get("id")?).unwrap_or_default())
+}
+
+async fn store_scheduled(connection: &mut SqliteConnection, scheduled: &Scheduled) -> Result<(), Failure> {
+    let id = id_of(connection, scheduled.seq).await?;
+    sqlx::query(include_str!("sql/settle_schedule.sql"))
+        .bind(scheduled.seq.0)
+        .bind(id.to_string())
+        .bind(&scheduled.topic)
+        .bind(scheduled.key_hash.map(outboxd_core::KeyHash::to_i64))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn store_hold(connection: &mut SqliteConnection, hold: &Hold, before: &Cursor) -> Result<(), Failure> {
+    let id = id_of(connection, hold.seq).await?;
     sqlx::query(include_str!("sql/settle_hold.sql"))
         .bind(hold.seq.0)
         .bind(id.to_string())

@@ -101,5 +101,6 @@ fn moving(term: Term, before: &Cursor, after: &Cursor) -> Settlement {
         released: Vec::new(),
         trial: None,
         proves_term: true,
+        scheduled: Vec::new(),
     }
 }

@@ -39,12 +39,14 @@ pub struct Intent {
 pub struct Truth {
     /// Committed intents, ascending by `seq`.
     pub intents: Vec<Intent>,
-    /// `seq` of those that are held.
+    /// `seq` of those that are held, or wait for their time.
     pub held: BTreeSet<i64>,
-    /// `seq` of those that an operator discarded.
+    /// `seq` of those that an operator discarded, or somebody cancelled in time.
     pub discarded: BTreeSet<i64>,
     /// Places that receipts name: `seq`, topic, partition, offset.
     pub receipts: Vec<(i64, String, i32, i64)>,
+    /// `seq` of those that name a time: they have no order.
+    pub scheduled: BTreeSet<i64>,
     /// `seq` of those that the cursor has not dealt with.
     pub waiting: BTreeSet<i64>,
 }
@@ -185,7 +187,7 @@ pub fn compare(truth: &Truth, copies: &[Copied]) -> Account {
     let by_id: HashMap<Uuid, &Intent> = truth.intents.iter().map(|intent| (intent.id, intent)).collect();
     let firsts = first_copies(&by_id, copies, &mut account);
     check_presence(truth, &firsts, &mut account);
-    check_order(&by_id, copies, &firsts, &mut account);
+    check_order(truth, &by_id, copies, &firsts, &mut account);
     check_receipts(truth, copies, &firsts, &mut account);
     check_numbers(truth, &mut account);
     account
@@ -238,6 +240,7 @@ fn check_presence(truth: &Truth, firsts: &HashMap<Uuid, usize>, account: &mut Ac
 }
 
 fn check_order(
+    truth: &Truth,
     by_id: &HashMap<Uuid, &Intent>,
     copies: &[Copied],
     firsts: &HashMap<Uuid, usize>,
@@ -248,7 +251,9 @@ fn check_order(
     order.sort_unstable_by_key(|(copy, _)| (&copy.topic, copy.partition, copy.offset));
     let mut last: HashMap<(&str, &str), (&Copied, &Intent)> = HashMap::new();
     for (copy, intent) in order {
-        let Some(key) = &intent.key else { continue };
+        let Some(key) = intent.key.as_ref().filter(|_| !truth.scheduled.contains(&intent.seq)) else {
+            continue;
+        };
         if let Some((earlier, before)) = last.insert((&copy.topic, key), (copy, intent)) {
             if earlier.partition != copy.partition {
                 account
@@ -341,8 +346,11 @@ pub async fn truth(connection: &mut PgConnection) -> Truth {
     .fetch_all(&mut *connection)
     .await
     .expect("read the intents");
-    let held = seqs(connection, "select seq from outbox.held").await;
-    let discarded = seqs(connection, "select seq from outbox.held_action where kind = 'discard'").await;
+    let held =
+        seqs(connection, "select seq from outbox.held union all select seq from outbox.scheduled").await;
+    let given_up = "select seq from outbox.held_action where kind in ('discard', 'cancel')";
+    let discarded = seqs(connection, given_up).await;
+    let scheduled = seqs(connection, "select seq from outbox.message where deliver_after is not null").await;
     let packed: Vec<Vec<u8>> = sqlx::query_scalar("select receipts from outbox.receipt order by receipt")
         .fetch_all(&mut *connection)
         .await
@@ -357,7 +365,7 @@ pub async fn truth(connection: &mut PgConnection) -> Truth {
         .into_iter()
         .map(|(seq, id, topic, key, payload, _)| Intent { seq, id, topic, key, payload })
         .collect();
-    Truth { intents, held, discarded, receipts, waiting }
+    Truth { intents, held, discarded, receipts, scheduled, waiting }
 }
 
 async fn seqs(connection: &mut PgConnection, statement: &'static str) -> BTreeSet<i64> {

@@ -28,6 +28,8 @@ pub mod settling;
 
 pub mod holding;
 
+pub mod scheduling;
+
 pub mod counting;
 
 pub mod purging;
@@ -59,6 +61,8 @@ pub struct Intent {
     pub traceparent: Option<String>,
     /// Trace state.
     pub tracestate: Option<String>,
+    /// Not to be delivered before so long after it is written.
+    pub deliver_in: Option<Duration>,
 }
 
 impl Intent {
@@ -66,6 +70,12 @@ impl Intent {
     #[must_use]
     pub fn keyed(topic: &str, key: &str, payload: impl Into<Vec<u8>>) -> Self {
         Self { topic: topic.into(), key: Some(key.into()), payload: Some(payload.into()), ..Self::default() }
+    }
+
+    /// An intent with a key that is due so long after it is written.
+    #[must_use]
+    pub fn scheduled(topic: &str, key: &str, deliver_in: Duration) -> Self {
+        Self { deliver_in: Some(deliver_in), ..Self::keyed(topic, key, "later") }
     }
 
     /// `count` intents of topic "orders", each with a key and payload of its own.
@@ -112,6 +122,12 @@ pub trait Harness {
 
     /// An operator discards a held message.
     fn discard(&self, seq: Seq) -> impl Future<Output = ()>;
+
+    /// The application takes a scheduled intent back.
+    fn cancel(&self, seq: Seq) -> impl Future<Output = ()>;
+
+    /// The places of the messages whose time has not come, ascending.
+    fn scheduled(&self) -> impl Future<Output = Vec<Seq>>;
 
     /// The stored cursor.
     fn cursor(&self) -> impl Future<Output = Cursor>;
@@ -231,6 +247,7 @@ pub(crate) fn moving(term: Term, before: &Cursor, after: &Cursor) -> Settlement 
         released: Vec::new(),
         trial: None,
         proves_term: true,
+        scheduled: Vec::new(),
     }
 }
 
@@ -305,12 +322,13 @@ impl<O: Outbox> Holding<O> {
     /// Indices of the messages that may be published now.
     pub(crate) async fn due(&self, topics_held: &[&str], unblocked: &[KeyHash]) -> Vec<usize> {
         let query = ReleaseQuery {
+            term: self.term,
             topics_held: topics_held.iter().map(|topic| (*topic).to_owned()).collect(),
             unblocked: unblocked.to_vec(),
             limit: messages(1_000),
         };
-        let (due, _) = self.relay.due(&query, i64::MAX).await.expect("read held messages");
-        due.iter().map(|due| self.index(due.message.seq)).collect()
+        let release = self.relay.due(&query, i64::MAX).await.expect("read held messages");
+        release.due.iter().map(|due| self.index(due.message.seq)).collect()
     }
 
     pub(crate) fn index(&self, seq: Seq) -> usize {
@@ -372,6 +390,13 @@ macro_rules! outbox_conformance {
             holding::a_discard_by_an_operator_lets_the_next_of_the_key_go,
             holding::a_discarded_follower_leaves_its_head_parked,
             holding::the_counts_come_again_after_an_operator_has_acted,
+            scheduling::a_scheduled_message_waits_for_its_time_and_blocks_nobody,
+            scheduling::a_message_whose_time_has_come_goes_behind_what_is_held_of_its_key,
+            scheduling::those_of_a_key_that_are_due_together_go_in_order,
+            scheduling::a_cancelled_message_is_not_delivered_and_the_audit_says_so,
+            scheduling::a_fenced_term_makes_nothing_due,
+            scheduling::scheduled_messages_are_counted_and_age_from_their_time_on,
+            scheduling::purge_leaves_what_is_scheduled_alone,
             counting::the_backlog_is_what_is_neither_dispatched_nor_held,
             counting::the_backlog_is_as_old_as_its_oldest_message,
             counting::a_held_message_keeps_the_backlog_old,
@@ -440,6 +465,7 @@ mod tests {
             ("reading", include_str!("conformance/reading.rs")),
             ("settling", include_str!("conformance/settling.rs")),
             ("holding", include_str!("conformance/holding.rs")),
+            ("scheduling", include_str!("conformance/scheduling.rs")),
             ("counting", include_str!("conformance/counting.rs")),
             ("purging", include_str!("conformance/purging.rs")),
             ("operating", include_str!("conformance/operating.rs")),

@@ -325,7 +325,7 @@ fn changed(details: &serde_json::Value) -> String {
 }
 
 /// The user of the operating system; in an image without users, the number.
-fn os_user() -> String {
+pub(crate) fn os_user() -> String {
     let uid = nix::unistd::Uid::effective();
     nix::unistd::User::from_uid(uid).ok().flatten().map_or_else(|| format!("uid {uid}"), |user| user.name)
 }

@@ -36,6 +36,7 @@ fn table(status: &OutboxStatus) -> String {
         ("settled", output::time_or_dash(status.settled_at)),
         ("backlog", format!("{} messages", status.backlog_messages)),
         ("oldest undelivered", output::duration(oldest)),
+        ("scheduled", format!("{} messages wait for their time", status.scheduled_messages)),
     ]);
     if !status.held.is_empty() {
         let rows = status

@@ -108,6 +108,12 @@ pub(crate) const METRICS: &[Metric] = &[
     gauge("outboxd_parked_messages", REASON, "Messages that wait for an operator, now."),
     counter("outboxd_held_total", REASON, "Messages set aside to be tried again."),
     counter("outboxd_parked_total", REASON, "Messages parked."),
+    gauge(
+        "outboxd_scheduled_messages",
+        NONE,
+        "Messages that wait for their time, as measured last; exact up to 10,000.",
+    ),
+    counter("outboxd_scheduled_total", NONE, "Messages put aside until their time."),
     counter("outboxd_released_total", NONE, "Held messages handed to Kafka again."),
     counter(
         "outboxd_overtaken_total",

@@ -65,6 +65,7 @@ mod tests {
         Backlog {
             messages,
             oldest_age: Duration::from_secs(oldest_s),
+            scheduled: 0,
             held: vec![("parked".to_owned(), "too_large".to_owned(), held)],
         }
     }

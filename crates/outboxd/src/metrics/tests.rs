@@ -73,6 +73,7 @@ fn held_and_parked_messages_are_told_apart_by_reason_and_go_back_to_zero() {
     let mut backlog = Backlog {
         messages: 12,
         oldest_age: Duration::from_secs(30),
+        scheduled: 0,
         held: vec![
             ("parked".to_owned(), "too_large".to_owned(), 2),
             ("topic".to_owned(), "topic_unknown".to_owned(), 5),

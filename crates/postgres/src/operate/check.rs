@@ -570,14 +570,21 @@ mod tests {
     #[test]
     fn another_schema_version_or_text_is_found() {
         let row = |version, checksum: Option<String>| Applied { version, name: "outbox".into(), checksum };
-        let severities = |applied: &[Applied]| {
-            migrations(applied).iter().map(|finding| finding.severity).collect::<Vec<_>>()
+        let severities = |last: Applied| {
+            let mut applied: Vec<_> = crate::migrate::MIGRATIONS
+                .iter()
+                .map(|migration| row(migration.version, Some(migration.checksum())))
+                .filter(|known| known.version < last.version)
+                .collect();
+            applied.push(last);
+            migrations(&applied).iter().map(|finding| finding.severity).collect::<Vec<_>>()
         };
-        let ours = crate::migrate::MIGRATIONS[0].checksum();
-        assert_eq!(severities(&[row(1, Some(ours.clone()))]), [Severity::Ok, Severity::Ok]);
-        assert_eq!(severities(&[row(1, None)]), [Severity::Ok, Severity::Ok]);
-        assert_eq!(severities(&[row(1, Some("0".into()))]), [Severity::Ok, Severity::Warning]);
-        assert_eq!(severities(&[row(1, Some(ours)), row(99, None)]), [Severity::Error, Severity::Ok]);
-        assert_eq!(severities(&[]), [Severity::Error]);
+        let ours = crate::migrate::MIGRATIONS[1].checksum();
+        assert_eq!(severities(row(2, Some(ours))), [Severity::Ok; 3]);
+        assert_eq!(severities(row(2, None)), [Severity::Ok; 3]);
+        assert_eq!(severities(row(2, Some("0".into()))), [Severity::Ok, Severity::Ok, Severity::Warning]);
+        assert_eq!(severities(row(1, None)), [Severity::Error, Severity::Ok]);
+        assert_eq!(severities(row(99, None))[0], Severity::Error);
+        assert_eq!(migrations(&[])[0].severity, Severity::Error);
     }
 }

@@ -43,11 +43,13 @@ impl PostgresOperator {
         let row = call.row(sqlx::query(sql).persistent(false).bind(EXACT_MAX)).await?;
         let messages: i64 = call.value(row.try_get("messages"))?;
         let oldest_age_us: Option<i64> = call.value(row.try_get("oldest_age_us"))?;
+        let scheduled: i64 = call.value(row.try_get("scheduled"))?;
         call.done();
         let sql = render(include_str!("../sql/backlog_held.sql"), &self.config.schema);
         Ok(status.with_backlog(Backlog {
             messages: u64::try_from(messages).unwrap_or(0),
             oldest_age: Duration::from_micros(u64::try_from(oldest_age_us.unwrap_or(0)).unwrap_or(0)),
+            scheduled: u64::try_from(scheduled).unwrap_or(0),
             held: held_by_reason(&self.session, &sql).await?,
         }))
     }
@@ -74,6 +76,7 @@ fn status(row: &PgRow) -> Result<OutboxStatus, sqlx::Error> {
         settled_at: row.try_get("settled_at")?,
         backlog_messages: 0,
         oldest_age_seconds: 0.0,
+        scheduled_messages: 0,
         held: Vec::new(),
     })
 }

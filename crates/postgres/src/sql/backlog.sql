@@ -1,5 +1,6 @@
 -- What is undelivered? Late messages and those above high are counted exactly up to $1 of each; beyond, the distance to the
 -- highest visible seq is an upper estimate. The oldest is sought among the same, and among the first held ones.
+-- A scheduled intent's age counts from its time on.
 -- The late half has the shape of read_page.sql and needs the same indexes.
 with recursive
   cursor as materialized (
@@ -22,11 +23,11 @@ with recursive
     select y.xid from younger y where y.xid is not null
   ),
   late as materialized (
-    select m.created_at
+    select m.since
     from cursor c
     cross join unseen u
     cross join lateral (
-      select m.created_at
+      select greatest(m.created_at, m.deliver_after) as since
       from outbox.message m
       -- What a catch-up has dealt with is what `until` sees up to pos.
       where (m.xid, m.seq) > (u.xid, case when pg_visible_in_snapshot(u.xid, c.until) then c.pos else -9223372036854775808 end)
@@ -37,7 +38,7 @@ with recursive
     limit $1
   ),
   rest as materialized (
-    select m.created_at
+    select greatest(m.created_at, m.deliver_after) as since
     from outbox.message m
     where m.seq > (select c.high from cursor c)
     order by m.seq
@@ -50,9 +51,11 @@ select
     as messages,
   (extract(epoch from greatest(
     clock_timestamp() - least(
-      (select min(l.created_at) from late l),
-      (select min(r.created_at) from rest r),
-      (select min(m.created_at)
+      (select min(l.since) from late l),
+      (select min(r.since) from rest r),
+      (select min(greatest(m.created_at, m.deliver_after))
        from (select h.seq from outbox.held h order by h.seq limit 100) h
-       cross join lateral (select m.created_at from outbox.message m where m.seq = h.seq) m)),
-    interval '0')) * 1000000)::bigint as oldest_age_us
+       cross join lateral (select m.created_at, m.deliver_after from outbox.message m where m.seq = h.seq) m),
+      (select s.due_at from outbox.scheduled s order by s.due_at limit 1)),
+    interval '0')) * 1000000)::bigint as oldest_age_us,
+  (select count(*) from (select from outbox.scheduled s where s.due_at > now() order by s.due_at limit $1) first) as scheduled

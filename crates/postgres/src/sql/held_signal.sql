@@ -1,4 +1,4 @@
--- Is a held message due now? Asked a few times a second, for topics other than $1: two probes of held_topic_due for each topic of
+-- Is a held or a scheduled message due now? Asked a few times a second, for topics other than $1: two probes of held_topic_due for each topic of
 -- messages that may be due. A topic that cannot be written to may have a million of them, which are not looked at.
 with recursive topics (topic) as (
   (select h.topic from outbox.held h where h.state in ('retry', 'topic') order by h.topic limit 1)
@@ -9,8 +9,10 @@ with recursive topics (topic) as (
 )
 select
   -- Exact up to a hundred: more is not asked for.
-  (select count(*) from (select from outbox.held h order by h.seq limit 100) first) as messages,
-  exists (
+  (select count(*) from (select from outbox.held h order by h.seq limit 100) first)
+    + (select count(*) from (select from outbox.scheduled s order by s.due_at limit 1) first) as messages,
+  -- One probe of scheduled_due, however many there are.
+  coalesce((select s.due_at <= now() from outbox.scheduled s order by s.due_at limit 1), false) or exists (
     select
     from topics t
     where t.topic <> all ($1::text[])

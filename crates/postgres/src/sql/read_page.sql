@@ -46,7 +46,7 @@ with recursive
       from unseen u
       cross join lateral (
         select m.seq, m.id, m.topic, m.key, m.payload, m.headers, m.partition, m.content_type, m.correlation_id,
-          m.causation_id, m.traceparent, m.tracestate, m.created_at,
+          m.causation_id, m.traceparent, m.tracestate, m.created_at, m.deliver_after,
           coalesce(octet_length(m.payload), 0) + coalesce(octet_length(m.key), 0) + coalesce(octet_length(m.headers::text), 0) + coalesce(octet_length(m.tracestate), 0) as bytes
         from outbox.message m
         where (m.xid, m.seq) > (u.xid, $3) and (m.xid, m.seq) <= (u.xid, $2)
@@ -97,16 +97,17 @@ select
   ] as page,
   null::bigint as seq, null::uuid as id, null::text as topic, null::text as key, null::bytea as payload, null::text as headers,
   null::integer as partition, null::text as content_type, null::text as correlation_id, null::text as causation_id,
-  null::text as traceparent, null::text as tracestate, null::timestamptz as created_at
+  null::text as traceparent, null::text as tracestate, null::timestamptz as created_at,
+  null::timestamptz as deliver_after
 from late_sum s cross join ahead a
 union all
 select null, l.seq, l.id, l.topic, l.key, l.payload, l.headers::text, l.partition, l.content_type, l.correlation_id,
-  l.causation_id, l.traceparent, l.tracestate, l.created_at
+  l.causation_id, l.traceparent, l.tracestate, l.created_at, l.deliver_after
 from late l
 where l.nth <= $6 and l.bytes_before < $7
 union all
 select null, r.seq, r.id, r.topic, r.key, r.payload, r.headers::text, r.partition, r.content_type, r.correlation_id,
-  r.causation_id, r.traceparent, r.tracestate, r.created_at
+  r.causation_id, r.traceparent, r.tracestate, r.created_at, r.deliver_after
 from (
   select m.*
   from outbox.message m

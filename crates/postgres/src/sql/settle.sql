@@ -7,8 +7,9 @@
 --   $14 out_of_order, $15 first, $16 last, $17 messages, $18 packed         receipts
 --   $19 seq, $20 topic, $21 key_hash, $22 state, $23 reason, $24 error, $25 attempts, $26 due in microseconds      holds
 --   $27                                                 held messages that were dispatched
---   $28 seq, $29 attempts                               the message whose attempt is started; NULL: none is
---   $30                                                 whether the term has got on
+--   $28 seq, $29 topic, $30 key_hash                    messages whose time has not come
+--   $31 seq, $32 attempts                               the message whose attempt is started; NULL: none is
+--   $33                                                 whether the term has got on
 --
 -- A concurrent leader's bump makes the update wait and then find nothing. Each held row is reached by its primary key.
 with moved as (
@@ -20,9 +21,9 @@ with moved as (
     -- The bound belongs to high: whatever drew its seq before high was drawn had its xid before.
     xid_bound = case when c.high = $7 then c.xid_bound else coalesce($11::text::xid8, pg_current_xact_id()) end,
     settled_at = clock_timestamp(),
-    trial_seq = $28,
-    trials = $29,
-    terms_unsettled = case when $30 then 0 else c.terms_unsettled end
+    trial_seq = $31,
+    trials = $32,
+    terms_unsettled = case when $33 then 0 else c.terms_unsettled end
   where c.singleton and c.epoch = $1 and c.nonce = $2
     and c.high = $3 and c.seen::text = $4 and c.pos is not distinct from $5 and c.until::text is not distinct from $6
   returning c.epoch, c.relay, c.settled_at
@@ -60,6 +61,12 @@ with moved as (
     -- The last ten: one came, so at most one goes.
     failures = case when jsonb_array_length(h.failures || excluded.failures) > 10
       then (h.failures || excluded.failures) - 0 else h.failures || excluded.failures end
+), scheduled as (
+  insert into outbox.scheduled (seq, id, topic, key_hash, due_at, scheduled_at)
+  select n.seq, i.id, n.topic, n.key_hash, i.deliver_after, m.settled_at
+  from moved m
+  cross join unnest($28::bigint[], $29::text[], $30::bigint[]) as n (seq, topic, key_hash)
+  cross join lateral (select i.id, i.deliver_after from outbox.message i where i.seq = n.seq) i
 )
 select
   array(select distinct r.key_hash from released r where r.key_hash is not null) as keys_released

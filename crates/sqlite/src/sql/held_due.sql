@@ -41,8 +41,8 @@ select
   case when e.edited like '%"headers"%' then e.headers else m.headers end as headers,
   case when e.edited like '%"partition"%' then e.partition else m.partition end as partition,
   m.content_type, m.correlation_id, m.causation_id,
-  m.traceparent, m.tracestate, m.created_at,
-  (julianday('now') - julianday(m.created_at)) * 86400.0 as age_seconds,
+  m.traceparent, m.tracestate, m.created_at, m.deliver_after,
+  (julianday('now') - julianday(max(m.created_at, coalesce(m.deliver_after, m.created_at)))) * 86400.0 as age_seconds,
   s.attempts
 from sized as s
 cross join outbox_message as m on m.seq = s.seq

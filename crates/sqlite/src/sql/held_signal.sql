@@ -1,4 +1,4 @@
--- Do held messages need attention? Asked a few times a second, with a million messages held too: outbox_held_due is walked
+-- Do held messages need attention, or has a scheduled one's time come? Asked a few times a second, with a million messages held too: outbox_held_due is walked
 -- topic by topic, never row by row.
 -- ?1 topics that cannot be written to, as a JSON array
 with recursive waiting (topic) as (
@@ -9,8 +9,8 @@ with recursive waiting (topic) as (
   where waiting.topic is not null
 )
 select
-  (select count(*) from outbox_held) as messages,
-  exists (
+  (select count(*) from outbox_held) + exists (select 1 from outbox_scheduled) as messages,
+  coalesce((select min(due_at) <= strftime('%Y-%m-%dT%H:%M:%fZ', 'now') from outbox_scheduled), 0) or exists (
     select 1 from waiting
     where waiting.topic is not null
       and waiting.topic not in (select value from json_each(?1))

@@ -16,8 +16,8 @@ with sized as materialized (
 )
 select
   m.seq, m.id, m.topic, m.key, m.payload, m.headers, m.partition, m.content_type, m.correlation_id, m.causation_id,
-  m.traceparent, m.tracestate, m.created_at,
-  (julianday('now') - julianday(m.created_at)) * 86400.0 as age_seconds,
+  m.traceparent, m.tracestate, m.created_at, m.deliver_after,
+  (julianday('now') - julianday(max(m.created_at, coalesce(m.deliver_after, m.created_at)))) * 86400.0 as age_seconds,
   (select count(*) from sized) as found
 from outbox_message as m
 where m.seq > ?1

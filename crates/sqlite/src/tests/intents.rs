@@ -55,6 +55,20 @@ async fn a_bad_intent_is_refused_with_what_to_do_about_it() {
         ("(topic, payload, content_type) values ('a', 'x', printf('%.*c', 1001, 'x'))", "is too long"),
         ("(topic, payload, traceparent) values ('a', 'x', printf('%.*c', 1001, 'x'))", "is too long"),
         ("(topic, payload, tracestate) values ('a', 'x', printf('%.*c', 8193, 'x'))", "is too long"),
+        (
+            "(topic, payload, deliver_after) values ('a', 'x', '2031-01-02T03:04:05Z')",
+            "deliver_after is no time",
+        ),
+        ("(topic, payload, deliver_after) values ('a', 'x', 'tomorrow')", "deliver_after is no time"),
+        ("(topic, payload, deliver_after) values ('a', 'x', 1893456000)", "deliver_after is no time"),
+        (
+            "(topic, payload, idempotency_key) values ('a', 'x', '')",
+            "idempotency_key is not text of 1 to 500",
+        ),
+        (
+            "(topic, payload, idempotency_key) values ('a', 'x', x'00')",
+            "idempotency_key is not text of 1 to 500",
+        ),
         ("(topic, payload, id) values ('a', 'x', 'order-1')", "id is no UUID"),
         ("(topic, payload, id) values ('a', 'x', 17)", "id is no UUID"),
         ("(topic, payload, id) values ('a', 'x', x'00')", "id is no UUID"),
@@ -228,4 +242,47 @@ async fn a_held_message_whose_id_was_used_twice_is_named_by_its_seq() {
     operator.held_discard(HeldId { id, seq: Some(Seq(2)) }, &action).await.unwrap();
     assert_eq!(shop.number("select seq from outbox_held").await, 1);
     operator.held_retry(id, &action).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_idempotency_key_is_written_once_and_a_plain_insert_that_repeats_it_fails() {
+    let shop = Shop::open().await;
+    let columns = "(topic, payload, idempotency_key) values ('a', 'x', 'order-17')";
+    let once = format!(
+        "insert into outbox_message {columns}
+         on conflict (idempotency_key) where idempotency_key is not null do nothing"
+    );
+    shop.run(&once).await;
+    shop.run(&once).await;
+    assert_eq!(shop.number("select count(*) from outbox_message").await, 1);
+    let refused = refusal(&shop, columns).await;
+    assert!(refused.contains("UNIQUE constraint failed: outbox_message.idempotency_key"), "{refused}");
+}
+
+#[tokio::test]
+async fn only_what_is_scheduled_and_not_yet_due_can_be_cancelled() {
+    let shop = Shop::open().await;
+    shop.run(
+        "insert into outbox_message (id, topic, payload, deliver_after) values
+           ('00000000-0000-4000-8000-000000000001', 'a', 'x', '2001-01-02T03:04:05.000Z'),
+           ('00000000-0000-4000-8000-000000000002', 'a', 'x', null),
+           (x'00000000000040008000000000000003', 'a', 'x', '2101-01-02T03:04:05.000Z')",
+    )
+    .await;
+    let mut application = shop.application().await;
+    for id in ["'00000000-0000-4000-8000-000000000001'", "'00000000-0000-4000-8000-000000000002'", "'other'"]
+    {
+        let error = execute(&mut application, &format!("insert into outbox_cancelled (id) values ({id})"))
+            .await
+            .expect_err(id);
+        assert!(error.to_string().contains("refuses to cancel"), "{error}");
+    }
+    let operator = SqliteOperator::new(shop.config());
+    let action = AuditedAction { who: "ops".into(), why: "withdrawn".into() };
+    let id = |nth: u128| Uuid::from_u128(0x4000_8000_0000_0000_0000 + nth);
+    assert!(matches!(operator.scheduled_cancel(id(2), &action).await, Err(OperateError::NotScheduled(_))));
+    for _ in 0..2 {
+        operator.scheduled_cancel(id(3), &action).await.unwrap();
+    }
+    assert_eq!(shop.number("select count(*) from outbox_cancelled where who = 'ops'").await, 1);
 }

@@ -159,8 +159,13 @@ pub async fn an_edit_is_applied_when_the_message_is_published<H: Operated>(harne
     let more =
         HeldEdit { set_headers: vec![("kind".into(), "x".into())], retry: true, ..HeldEdit::default() };
     operator.held_edit(id.into(), &more, &action()).await.expect("edit");
-    let query = ReleaseQuery { topics_held: Vec::new(), unblocked: Vec::new(), limit: messages(10) };
-    let (due, _) = holding.relay.due(&query, 0).await.expect("due");
+    let query = ReleaseQuery {
+        topics_held: Vec::new(),
+        unblocked: Vec::new(),
+        limit: messages(10),
+        term: holding.term,
+    };
+    let due = holding.relay.due(&query, 0).await.expect("due").due;
     assert_eq!(due.len(), 1);
     let published = &due[0].message;
     let mut headers = published.headers.clone();
@@ -196,9 +201,13 @@ pub async fn an_edit_of_the_topic_moves_the_message_to_another_key<H: Operated>(
     let orders = start.held.iter().find(|held| held.key_hash == KeyHash::of_parts("orders", "a"));
     assert_eq!(orders.map(|held| held.messages), Some(2));
     operator.held_retry(holding.messages[0].id, &action()).await.expect("retry");
-    let query =
-        ReleaseQuery { topics_held: vec!["ordres".into()], unblocked: Vec::new(), limit: messages(10) };
-    let (due, _) = holding.relay.due(&query, 0).await.expect("due");
+    let query = ReleaseQuery {
+        topics_held: vec!["ordres".into()],
+        unblocked: Vec::new(),
+        limit: messages(10),
+        term: holding.term,
+    };
+    let due = holding.relay.due(&query, 0).await.expect("due").due;
     assert_eq!(due.iter().map(|due| due.message.topic.as_str()).collect::<Vec<_>>(), ["orders"]);
 }
 

@@ -213,8 +213,8 @@ pub async fn messages_without_a_key_wait_for_nobody<H: Harness>(harness: &H) {
     let mut settlement = moving(term, &start.cursor, &cursor);
     settlement.holds = vec![hold(&held[0], Parked, 1), hold(&held[1], Retry, 1)];
     relay.settle(settlement).await.expect("settle");
-    let query = ReleaseQuery { topics_held: Vec::new(), unblocked: Vec::new(), limit: messages(10) };
-    let (due, _) = relay.due(&query, 0).await.expect("due");
+    let query = ReleaseQuery { term, topics_held: Vec::new(), unblocked: Vec::new(), limit: messages(10) };
+    let due = relay.due(&query, 0).await.expect("due").due;
     assert_eq!(due.iter().map(|due| due.message.seq).collect::<Vec<_>>(), [held[1].seq]);
     let start = relay.start(term).await.expect("start");
     assert_eq!(start.held, [], "no key is busy");
@@ -232,16 +232,17 @@ pub async fn due_messages_come_in_order_and_within_the_limit<H: Harness>(harness
         ],
     )
     .await;
-    let limited = |limit| ReleaseQuery { topics_held: Vec::new(), unblocked: Vec::new(), limit };
-    let (due, _) = holding.relay.due(&limited(messages(3)), i64::MAX).await.expect("due");
+    let term = holding.term;
+    let limited = |limit| ReleaseQuery { term, topics_held: Vec::new(), unblocked: Vec::new(), limit };
+    let due = holding.relay.due(&limited(messages(3)), i64::MAX).await.expect("due").due;
     assert_eq!(due.iter().map(|due| holding.index(due.message.seq)).collect::<Vec<_>>(), [0, 1, 2]);
     assert_eq!(due.iter().map(|due| due.attempts).collect::<Vec<_>>(), [2, 0, 0]);
     assert_eq!(due[0].message.payload, holding.messages[0].payload);
     // Each has 5 bytes: a key of 1 and a payload of 4. They end with the one that reaches the limit, or before it.
     let bytes = |bytes| limited(PageLimit { messages: 10, bytes });
-    let (due, _) = holding.relay.due(&bytes(11), i64::MAX).await.expect("due");
+    let due = holding.relay.due(&bytes(11), i64::MAX).await.expect("due").due;
     assert!((2..=3).contains(&due.len()), "{} of 5 bytes for 11", due.len());
-    let (due, _) = holding.relay.due(&bytes(1), i64::MAX).await.expect("due");
+    let due = holding.relay.due(&bytes(1), i64::MAX).await.expect("due").due;
     assert_eq!(due.len(), 1);
 }
 
@@ -303,18 +304,19 @@ pub async fn the_counts_come_again_after_an_operator_has_acted<H: Harness>(harne
     )
     .await;
     let start = holding.relay.start(holding.term).await.expect("start");
-    let query = ReleaseQuery { topics_held: Vec::new(), unblocked: Vec::new(), limit: messages(10) };
-    let (_, change) = holding.relay.due(&query, start.actions).await.expect("due");
+    let term = holding.term;
+    let query = ReleaseQuery { term, topics_held: Vec::new(), unblocked: Vec::new(), limit: messages(10) };
+    let change = holding.relay.due(&query, start.actions).await.expect("due").change;
     assert!(change.is_none(), "nobody has acted");
 
     harness.discard(holding.messages[2].seq).await;
-    let (_, change) = holding.relay.due(&query, start.actions).await.expect("due");
+    let change = holding.relay.due(&query, start.actions).await.expect("due").change;
     let change = change.expect("somebody has acted");
     assert_eq!(
         change.held.iter().map(|held| (held.key_hash, held.messages)).collect::<Vec<_>>(),
         [(holding.key(0), 2)]
     );
-    let (_, again) = holding.relay.due(&query, change.actions).await.expect("due");
+    let again = holding.relay.due(&query, change.actions).await.expect("due").change;
     assert!(again.is_none(), "the number says that it is known");
     let start = holding.relay.start(holding.term).await.expect("start");
     assert_eq!(start.actions, change.actions);

@@ -193,6 +193,7 @@ pub async fn a_message_is_read_exactly_as_it_was_written<H: Operated>(harness: &
         causation_id: Some("request-8".into()),
         traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
         tracestate: Some("vendor=1".into()),
+        deliver_in: None,
     };
     let tombstone = Intent { topic: "orders".into(), key: Some("gone".into()), ..Intent::default() };
     let empty = Intent { topic: "orders".into(), payload: Some(Vec::new()), ..Intent::default() };

@@ -1,14 +1,16 @@
 //! An outbox in memory.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use outboxd_core::{Cursor, Hold, HoldState, KeyHash, Message, Page, ReceiptEntry, Seq, Snapshot};
+use outboxd_core::{
+    Cursor, Hold, HoldReason, HoldState, KeyHash, Message, Page, ReceiptEntry, Scheduled, Seq, Snapshot,
+};
 use outboxd_engine::{
     Backlog, Due, DurabilityMark, HeldChange, HeldCount, HeldSignal, Outbox, OutboxError, PageLimit,
-    PurgeLimit, Purged, ReadPage, ReleaseQuery, Settlement, Start, Term, Trial,
+    PurgeLimit, Purged, ReadPage, Release, ReleaseQuery, Settlement, Start, Term, Trial,
 };
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -23,13 +25,15 @@ pub struct Written {
     pub key: Option<String>,
     /// Payload.
     pub payload: Option<Vec<u8>>,
+    /// Not to be delivered before so long after the commit.
+    pub deliver_in: Option<Duration>,
 }
 
 impl Written {
     /// An intent with a key.
     #[must_use]
     pub fn keyed(topic: &str, key: &str, payload: &str) -> Self {
-        Self { topic: topic.into(), key: Some(key.into()), payload: Some(payload.into()) }
+        Self { topic: topic.into(), key: Some(key.into()), payload: Some(payload.into()), deliver_in: None }
     }
 }
 
@@ -37,7 +41,8 @@ impl Written {
 struct Row {
     message: Message,
     commit: u64,
-    committed_at: Instant,
+    /// When it was committed, or its time, if that is later.
+    due_at: Instant,
 }
 
 #[derive(Clone, Debug)]
@@ -58,6 +63,8 @@ struct State {
     instances: u64,
     receipts: BTreeMap<Seq, (ReceiptEntry, Instant)>,
     held: BTreeMap<Seq, HeldRow>,
+    scheduled: BTreeMap<Seq, Scheduled>,
+    cancelled: BTreeSet<Seq>,
     discarded: Vec<Seq>,
     actions: i64,
     terms_unsettled: u32,
@@ -88,6 +95,8 @@ impl Default for MemoryTable {
             instances: 0,
             receipts: BTreeMap::new(),
             held: BTreeMap::new(),
+            scheduled: BTreeMap::new(),
+            cancelled: BTreeSet::new(),
             discarded: Vec::new(),
             actions: 0,
             terms_unsettled: 0,
@@ -139,9 +148,11 @@ impl MemoryTable {
                     traceparent: None,
                     tracestate: None,
                     created_at: OffsetDateTime::UNIX_EPOCH,
+                    deliver_after: intent.deliver_in.map(|after| OffsetDateTime::UNIX_EPOCH + after),
                     age: Duration::ZERO,
                 };
-                state.rows.insert(*seq, Row { message, commit, committed_at });
+                let due_at = committed_at + intent.deliver_in.unwrap_or_default();
+                state.rows.insert(*seq, Row { message, commit, due_at });
                 id
             })
             .collect()
@@ -192,6 +203,17 @@ impl MemoryTable {
     #[must_use]
     pub fn held(&self) -> Vec<Hold> {
         self.state().held.values().map(|row| row.hold.clone()).collect()
+    }
+
+    /// The places of scheduled messages, ascending.
+    #[must_use]
+    pub fn scheduled(&self) -> Vec<Seq> {
+        self.state().scheduled.keys().copied().collect()
+    }
+
+    /// The application takes a scheduled intent back.
+    pub fn cancel(&self, seq: Seq) {
+        self.state().cancelled.insert(seq);
     }
 
     /// The settled cursor.
@@ -318,14 +340,45 @@ impl State {
         counts.into_iter().map(|(key_hash, messages)| HeldCount { key_hash, messages }).collect()
     }
 
-    fn is_due(&self, row: &HeldRow, query: &ReleaseQuery) -> bool {
-        if query.topics_held.contains(&row.hold.topic) {
+    /// Makes scheduled messages whose time has come held ones; the keys that are busy from now on.
+    fn promote(&mut self, limit: usize) -> Vec<KeyHash> {
+        let now = self.now();
+        let mut due: Vec<(Instant, Seq)> = self
+            .scheduled
+            .keys()
+            .map(|seq| (self.rows[seq].due_at, *seq))
+            .filter(|(at, _)| *at <= now)
+            .collect();
+        due.sort_unstable();
+        due.truncate(limit);
+        let busy: BTreeSet<KeyHash> = self.held_counts().into_iter().map(|count| count.key_hash).collect();
+        let mut keys = Vec::new();
+        for (_, seq) in due {
+            let Some(Scheduled { topic, key_hash, .. }) = self.scheduled.remove(&seq) else { continue };
+            if self.cancelled.contains(&seq) {
+                self.actions += 1;
+                continue;
+            }
+            let (state, reason) = match key_hash {
+                Some(key) if busy.contains(&key) => (HoldState::Behind, HoldReason::Behind),
+                _ => (HoldState::Retry, HoldReason::Scheduled),
+            };
+            let due_in = Duration::ZERO;
+            let hold = Hold { seq, topic, key_hash, state, reason, error: None, attempts: 0, due_in };
+            self.held.insert(seq, HeldRow { hold, due_at: now });
+            keys.extend(key_hash);
+        }
+        keys
+    }
+
+    fn is_due(&self, row: &HeldRow, topics_held: &[String], unblocked: &[KeyHash]) -> bool {
+        if topics_held.contains(&row.hold.topic) {
             return false;
         }
         match row.hold.state {
             HoldState::Retry => row.due_at <= self.now(),
             HoldState::Topic => true,
-            HoldState::Behind => row.hold.key_hash.is_some_and(|key| query.unblocked.contains(&key)),
+            HoldState::Behind => row.hold.key_hash.is_some_and(|key| unblocked.contains(&key)),
             HoldState::Parked => false,
         }
     }
@@ -377,10 +430,7 @@ impl MemoryOutbox {
         }
         let messages: Vec<Message> = chosen
             .iter()
-            .map(|row| Message {
-                age: now.saturating_duration_since(row.committed_at),
-                ..row.message.clone()
-            })
+            .map(|row| Message { age: now.saturating_duration_since(row.due_at), ..row.message.clone() })
             .collect();
         let more = cut_short || messages.len() >= limit_messages;
         let snapshot = Snapshot::new(&state.commits.to_string());
@@ -392,19 +442,14 @@ impl MemoryOutbox {
     }
 }
 
-type DueAnswer = (Vec<Due>, Option<HeldChange>);
-
 impl MemoryOutbox {
     /// The answer as of now, and how long it is on its way.
     fn signal_now(&self, topics_held: &[String]) -> Result<(HeldSignal, Duration), OutboxError> {
         let state = self.table.state();
         state.alive("ask for held messages")?;
-        let query = ReleaseQuery {
-            topics_held: topics_held.to_vec(),
-            unblocked: Vec::new(),
-            limit: PageLimit { messages: 1, bytes: 1 },
-        };
-        let due = state.held.values().any(|row| state.is_due(row, &query));
+        let now = state.now();
+        let due = state.held.values().any(|row| state.is_due(row, topics_held, &[]))
+            || state.scheduled.keys().any(|seq| state.rows[seq].due_at <= now);
         let mut only_behind: BTreeMap<KeyHash, bool> = BTreeMap::new();
         for hold in state.held.values().map(|row| &row.hold) {
             if let Some(key) = hold.key_hash {
@@ -412,20 +457,22 @@ impl MemoryOutbox {
             }
         }
         let unblocked = only_behind.into_iter().filter_map(|(key, only)| only.then_some(key)).collect();
-        let signal = HeldSignal { messages: state.held.len() as u64, due, unblocked, actions: state.actions };
+        let messages = (state.held.len() + state.scheduled.len()) as u64;
+        let signal = HeldSignal { messages, due, unblocked, actions: state.actions };
         Ok((signal, state.signal_takes))
     }
 
     /// The answer as of now, and how long it is on its way.
-    fn due_now(&self, query: &ReleaseQuery, actions: i64) -> Result<(DueAnswer, Duration), OutboxError> {
-        let state = self.table.state();
-        state.alive("read held messages")?;
+    fn due_now(&self, query: &ReleaseQuery, actions: i64) -> Result<(Release, Duration), OutboxError> {
+        let mut state = self.table.state();
+        state.leads(self.instance, query.term, "read held messages")?;
+        let promoted = state.promote(usize::try_from(query.limit.messages).unwrap_or(usize::MAX));
         let mut blocked: Vec<KeyHash> = Vec::new();
         let (mut due, mut bytes) = (Vec::new(), 0);
         for row in state.held.values() {
             let key = row.hold.key_hash;
             let is_blocked = key.is_some_and(|key| blocked.contains(&key));
-            let is_due = state.is_due(row, query);
+            let is_due = state.is_due(row, &query.topics_held, &query.unblocked);
             if let Some(key) = key
                 && (!is_due || row.hold.attempts > 0)
             {
@@ -443,7 +490,7 @@ impl MemoryOutbox {
         }
         let change = (state.actions != actions)
             .then(|| HeldChange { held: state.held_counts(), actions: state.actions });
-        Ok(((due, change), state.due_takes))
+        Ok((Release { due, change, promoted }, state.due_takes))
     }
 }
 
@@ -532,6 +579,9 @@ impl Outbox for MemoryOutbox {
         for seq in settlement.released {
             state.held.remove(&seq);
         }
+        for scheduled in settlement.scheduled {
+            state.scheduled.insert(scheduled.seq, scheduled);
+        }
         Ok(())
     }
 
@@ -543,11 +593,7 @@ impl Outbox for MemoryOutbox {
         Ok(signal)
     }
 
-    async fn due(
-        &self,
-        query: &ReleaseQuery,
-        actions: i64,
-    ) -> Result<(Vec<Due>, Option<HeldChange>), OutboxError> {
+    async fn due(&self, query: &ReleaseQuery, actions: i64) -> Result<Release, OutboxError> {
         let (answer, takes) = self.due_now(query, actions)?;
         if !takes.is_zero() {
             tokio::time::sleep(takes).await;
@@ -561,7 +607,8 @@ impl Outbox for MemoryOutbox {
         let now = state.now();
         let undispatched = || state.rows.values().filter(|row| !state.visible_in_cursor(row));
         let held = state.held.keys().filter_map(|seq| state.rows.get(seq));
-        let oldest = undispatched().chain(held).map(|row| row.committed_at).min();
+        let scheduled = state.scheduled.keys().filter_map(|seq| state.rows.get(seq));
+        let oldest = undispatched().chain(held).chain(scheduled.clone()).map(|row| row.due_at).min();
         let mut by_reason: BTreeMap<(String, String), u64> = BTreeMap::new();
         for hold in state.held.values().map(|row| &row.hold) {
             *by_reason.entry((hold.state.as_str().into(), hold.reason.as_str().into())).or_default() += 1;
@@ -569,6 +616,7 @@ impl Outbox for MemoryOutbox {
         Ok(Backlog {
             messages: undispatched().count() as u64,
             oldest_age: oldest.map_or(Duration::ZERO, |at| now.saturating_duration_since(at)),
+            scheduled: scheduled.filter(|row| row.due_at > now).count() as u64,
             held: by_reason.into_iter().map(|((state, reason), count)| (state, reason, count)).collect(),
         })
     }
@@ -581,7 +629,8 @@ impl Outbox for MemoryOutbox {
         let goes = |row: &&Row| {
             state.visible_in_cursor(row)
                 && !state.held.contains_key(&row.message.seq)
-                && now.saturating_duration_since(row.committed_at) >= limit.keep_messages
+                && !state.scheduled.contains_key(&row.message.seq)
+                && now.saturating_duration_since(row.due_at) >= limit.keep_messages
         };
         let messages: Vec<Seq> =
             state.rows.values().filter(goes).take(rows_max).map(|row| row.message.seq).collect();
