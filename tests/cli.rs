@@ -163,7 +163,10 @@ fn what_was_done_is_told_to_programs_as_well() {
     let planned = json(&["migrate", "--dry-run"]);
     assert_eq!(planned["pending"][0]["version"], 1, "{planned}");
     assert!(planned["pending"][0]["sql"].as_str().unwrap().contains("create table outbox_message"));
-    assert_eq!(json(&["migrate"])["applied"], serde_json::json!([{ "version": 1, "name": "outbox" }]));
+    assert_eq!(
+        json(&["migrate"])["applied"],
+        serde_json::json!([{ "version": 1, "name": "outbox" }, { "version": 2, "name": "delivery" }])
+    );
     assert_eq!(json(&["migrate"])["applied"], serde_json::json!([]));
 }
 

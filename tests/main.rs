@@ -33,6 +33,8 @@ mod scheduling;
 
 mod idempotency;
 
+mod large;
+
 mod fuzz;
 
 mod crash;

@@ -71,7 +71,7 @@ async fn a_reader_sees_status_and_held_messages_but_cannot_act() {
     let reader = operator(&database.url_as(&reader));
     let status = reader.status().await.unwrap();
     assert!(status.database.starts_with("postgres 1"), "{}", status.database);
-    assert_eq!((status.schema_version, status.leader.alive, status.leader.epoch), (1, false, 0));
+    assert_eq!((status.schema_version, status.leader.alive, status.leader.epoch), (2, false, 0));
     assert!(status.cursor.starts_with("0@"), "{}", status.cursor);
     assert_eq!(
         status.held,
@@ -375,7 +375,7 @@ const BROKEN: &[Broken] = &[
     Broken {
         by: "insert into outbox.migration (version, name) values (99, 'later')",
         check: "schema version",
-        says: "99; this relay serves 1 to 1",
+        says: "99; this relay serves 2 to 2",
         remedy: Remedy::Says("a later one"),
     },
     Broken {

@@ -481,3 +481,39 @@ async fn an_edited_message_is_published_as_the_operator_says_and_the_intent_stay
     assert_eq!(intents, 2, "the intents are what they were");
     relay.expect_no_surprises(&[PARKED]);
 }
+
+/// D1. The relay releases what an operator retries and discards by the thousand at that very moment: each message is published or
+/// discarded, neither side is held up, and no lock of one ends the other.
+#[tokio::test]
+async fn thousands_are_decided_about_while_the_relay_releases_them() {
+    const HELD: i64 = 12_000;
+    let pair = Pair::install("bulk").await;
+    let mut relay = pair.setup.start().await;
+    sqlx::query(
+        "insert into outbox.message (topic, key, payload)
+         select $1, 'k' || g % 3000, '{}' from generate_series(1, $2) g",
+    )
+    .bind(&pair.bad)
+    .bind(HELD)
+    .execute(&mut pair.database.connect().await)
+    .await
+    .unwrap();
+    checker::dealt_with(&pair.database.url(), SOON).await;
+    pair.create_bad(&[]).await;
+    relay.wait_until("it has begun to release", SOON, |m| m.sum("outboxd_released_total", &[]) > 500.0).await;
+    let retry = ["held", "retry", "--topic", &pair.bad, "--reason", "hurry", "--output", "json"];
+    let discard = ["held", "discard", "--topic", &pair.bad, "--reason", "enough", "--output", "json"];
+    let (retried, discarded) = tokio::join!(pair.setup.run_json(&retry), pair.setup.run_json(&discard));
+    eprintln!("retried {}, discarded {} of {HELD}", retried["done"], discarded["done"]);
+    checker::dealt_with(&pair.database.url(), SOON).await;
+    let nothing_held = async || pair.held().await.is_empty().then_some(());
+    eventually("nothing is held", SOON, nothing_held).await;
+    let account = pair.account().await;
+    account.assert_clean(0);
+    assert_eq!(account.held, 0, "{account}");
+    let said = discarded["done"].as_i64().unwrap();
+    let kept = i64::try_from(account.discarded).unwrap();
+    // What was with Kafka when it was discarded is published all the same.
+    assert!((1..=said).contains(&kept), "{said} discarded: {account}");
+    relay.expect_no_surprises(&[TOPIC_HELD]);
+}

@@ -19,7 +19,7 @@ use crate::topics::Leave;
 use crate::window::Meta;
 
 /// Look-ups that carry at most so many topics each.
-const TOPICS_PER_LOOK_UP: usize = 100;
+const TOPICS_PER_LOOK_UP: usize = 1_000;
 
 /// What becomes of the message at the front of the feed.
 enum Step {

@@ -782,3 +782,26 @@ async fn kills_of_an_idle_relay_cost_the_next_one_nothing() {
     assert!(broker.log().iter().filter(|record| record.alone).count() < 10);
     relay.drained().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_moved_to_another_topic_leaves_its_key_and_blocks_its_new_one() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders", "payments"]));
+    broker.refuse("a0", Fault::InvalidRecord, 2);
+    table.commit(&numbered("orders", "a", 0..1));
+    let relay = Running::start(&table, &broker);
+    until("a0 parked", || table.held().len() == 1).await;
+    table.commit(&numbered("orders", "a", 1..4));
+    until("its followers", || table.held().len() == 4).await;
+    let moved = table.held()[0].seq;
+    table.move_to_topic(moved, "payments");
+    until("the followers go without it", || table.receipts().len() == 3).await;
+    table.commit(&numbered("payments", "a", 10..12));
+    until("its new key waits for it", || table.held().len() == 3).await;
+    assert_eq!(broker.first_copies("a"), payloads("a", 1..4));
+    table.retry(moved);
+    until("everything", || table.receipts().len() == 6 && table.held().is_empty()).await;
+    let elsewhere: Vec<_> = broker.log().into_iter().filter(|record| record.topic == "payments").collect();
+    let payloads: Vec<_> = elsewhere.iter().filter_map(|record| record.payload.as_deref()).collect();
+    assert_eq!(payloads, ["a0", "a10", "a11"]);
+    relay.drained().await;
+}

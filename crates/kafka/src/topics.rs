@@ -3,15 +3,16 @@
 //! Nothing that was found is kept here; how long it is believed is the loop's business. What is kept are the limits that a
 //! client must be made for, which only ever get stricter, and the client that reads the topics' configuration.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use outboxd_core::record::topic_is_legal;
 use outboxd_core::{DeliveryError, Fault, HoldReason, TopicInfo};
 use outboxd_engine::TopicState;
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::admin::{AdminClient, AdminOptions, OwnedResourceSpecifier, ResourceSpecifier};
 use rdkafka::error::IsError as _;
-use rdkafka::metadata::Metadata;
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::{Producer as _, ThreadedProducer};
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::task::spawn_blocking;
@@ -21,6 +22,9 @@ use crate::config::{ClientLimits, KafkaConfig};
 use crate::connection::{Connection, end_client};
 use crate::fault::delivery_error;
 use crate::publisher::Reporter;
+
+/// So many topics are asked for by name; more are looked for in the metadata of the cluster first.
+const BY_NAME_MAX: usize = 20;
 
 /// Looks topics up.
 pub(crate) struct Topics {
@@ -115,24 +119,39 @@ fn no_client() -> DeliveryError {
     DeliveryError { fault: Fault::FatalProducer, code: "there is no client".to_owned() }
 }
 
-/// One request a topic, one after the other: each is answered within a round trip. In the order of `topics`.
+/// In the order of `topics`. One request a topic, one after the other: each is answered within a round trip. Many are looked for in the
+/// metadata of the whole cluster first, which is one request; only those that it does not show to exist are asked for by name.
 fn metadata_of(
     producer: &ThreadedProducer<Reporter>,
     connection: &Connection,
     topics: &[String],
     until: Instant,
 ) -> Vec<Seen> {
+    // Below a millisecond librdkafka would wait for ever.
+    let remaining = || until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    let cluster = (topics.len() > BY_NAME_MAX)
+        .then(|| producer.client().fetch_metadata(None, remaining()).ok())
+        .flatten();
+    let in_cluster: HashMap<&str, &MetadataTopic> =
+        cluster.iter().flat_map(|cluster| cluster.topics()).map(|found| (found.name(), found)).collect();
     let look = |topic: &String| {
         // librdkafka makes no handle for some illegal names, and rdkafka panics then.
         if !topic_is_legal(topic) {
             return Seen::Not(TopicState::Held(HoldReason::IllegalTopic));
         }
-        // Below a millisecond librdkafka would wait for ever.
-        let remaining = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        match producer.client().fetch_metadata(Some(topic), remaining) {
+        if let Some(found) = in_cluster.get(topic.as_str())
+            && let exists @ Seen::Exists { .. } = seen_as(found, topic, connection)
+        {
+            connection.answered();
+            return exists;
+        }
+        match producer.client().fetch_metadata(Some(topic), remaining()) {
             Ok(metadata) => {
                 connection.answered();
-                seen_in(&metadata, topic, connection)
+                let found = metadata.topics().iter().find(|found| found.name() == topic);
+                found.map_or(Seen::Not(TopicState::Held(HoldReason::TopicUnknown)), |found| {
+                    seen_as(found, topic, connection)
+                })
             }
             Err(error) => Seen::Not(TopicState::Unreachable(connection.unreachable(&error))),
         }
@@ -140,10 +159,7 @@ fn metadata_of(
     topics.iter().map(look).collect()
 }
 
-fn seen_in(metadata: &Metadata, topic: &str, connection: &Connection) -> Seen {
-    let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
-        return Seen::Not(TopicState::Held(HoldReason::TopicUnknown));
-    };
+fn seen_as(found: &MetadataTopic, topic: &str, connection: &Connection) -> Seen {
     let partitions = i32::try_from(found.partitions().len()).unwrap_or(i32::MAX);
     match found.error().filter(|error| error.is_error()).map(RDKafkaErrorCode::from) {
         None if connection.is_topic_unauthorised(topic) => {
@@ -190,13 +206,17 @@ impl Configurations {
         let options = AdminOptions::new().request_timeout(Some(within));
         let resources: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
         let Ok(described) = client.describe_configs(&resources, &options).await else { return unknown };
-        let limit_of = |topic: &&str| {
-            let of_topic = described.iter().flatten().find(|resource| {
-                matches!(&resource.specifier, rdkafka::admin::OwnedResourceSpecifier::Topic(name) if name == topic)
-            })?;
-            of_topic.get("max.message.bytes")?.value.as_ref()?.parse().ok()
-        };
-        topics.iter().map(limit_of).collect()
+        let limits: HashMap<&str, usize> = described
+            .iter()
+            .flatten()
+            .filter_map(|resource| match &resource.specifier {
+                OwnedResourceSpecifier::Topic(name) => {
+                    Some((name.as_str(), resource.get("max.message.bytes")?.value.as_ref()?.parse().ok()?))
+                }
+                _ => None,
+            })
+            .collect();
+        topics.iter().map(|topic| limits.get(topic).copied()).collect()
     }
 
     fn client(&self) -> Option<Arc<AdminClient<Connection>>> {

@@ -1,5 +1,6 @@
 //! What tests do with topics.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::process::Stdio;
@@ -12,6 +13,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::task::spawn_blocking;
 use uuid::Uuid;
@@ -85,6 +87,31 @@ async fn try_create_topic(
     let client = consumer(bootstrap)?;
     let wanted = name.to_owned();
     spawn_blocking(move || wait_for_leaders(&client, &wanted, usize::try_from(partitions)?)).await?
+}
+
+/// Creates many topics of one partition, and waits until the broker knows a leader for each.
+///
+/// # Panics
+/// The broker does not let us.
+pub async fn create_topics(bootstrap: &str, names: &[String]) {
+    const AT_ONCE: usize = 500;
+    const LEADER_LIMIT: Duration = Duration::from_millis(20);
+    let admin = admin(bootstrap).expect("an admin client");
+    for some in names.chunks(AT_ONCE) {
+        let topics: Vec<NewTopic<'_>> =
+            some.iter().map(|name| NewTopic::new(name, 1, TopicReplication::Fixed(1))).collect();
+        let created = admin.create_topics(&topics, &admin_options()).await.expect("create topics");
+        assert!(created.iter().all(Result::is_ok), "create topics: {created:?}");
+    }
+    let limit = ANSWER_LIMIT + LEADER_LIMIT * u32::try_from(names.len()).unwrap_or(u32::MAX);
+    wait::until(format!("{} topics have leaders", names.len()), limit, || async {
+        let metadata = admin.inner().fetch_metadata(None, ANSWER_LIMIT)?;
+        let led = |topic: &&MetadataTopic| topic.partitions().iter().all(|partition| partition.leader() >= 0);
+        let known: BTreeSet<&str> = metadata.topics().iter().filter(led).map(MetadataTopic::name).collect();
+        Ok(names.iter().all(|name| known.contains(name.as_str())).then_some(()))
+    })
+    .await
+    .expect("the topics have leaders");
 }
 
 /// Deletes a topic and waits until the broker does not know it any more.

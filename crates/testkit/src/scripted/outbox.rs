@@ -63,6 +63,8 @@ struct State {
     instances: u64,
     receipts: BTreeMap<Seq, (ReceiptEntry, Instant)>,
     held: BTreeMap<Seq, HeldRow>,
+    /// What is published instead of what was written.
+    edited: BTreeMap<Seq, Message>,
     scheduled: BTreeMap<Seq, Scheduled>,
     cancelled: BTreeSet<Seq>,
     discarded: Vec<Seq>,
@@ -95,6 +97,7 @@ impl Default for MemoryTable {
             instances: 0,
             receipts: BTreeMap::new(),
             held: BTreeMap::new(),
+            edited: BTreeMap::new(),
             scheduled: BTreeMap::new(),
             cancelled: BTreeSet::new(),
             discarded: Vec::new(),
@@ -264,6 +267,26 @@ impl MemoryTable {
             .held
             .values_mut()
             .find(|row| row.hold.key_hash.is_some() && row.hold.key_hash == gone.hold.key_hash);
+        if let Some(next) = first.filter(|first| first.hold.seq > seq) {
+            next.hold.state = HoldState::Retry;
+            next.due_at = now;
+        }
+    }
+
+    /// The operator's edit of the topic, which parks the message in its place under another key: what waited for it goes without it.
+    pub fn move_to_topic(&self, seq: Seq, topic: &str) {
+        let mut state = self.state();
+        let now = state.now();
+        state.actions += 1;
+        let mut message = state.edited.get(&seq).unwrap_or_else(|| &state.rows[&seq].message).clone();
+        message.topic = topic.into();
+        let Some(row) = state.held.get_mut(&seq) else { return };
+        let before = row.hold.key_hash;
+        row.hold.topic = topic.into();
+        row.hold.key_hash = KeyHash::of(&message);
+        row.hold.state = HoldState::Parked;
+        state.edited.insert(seq, message);
+        let first = state.held.values_mut().find(|row| before.is_some() && row.hold.key_hash == before);
         if let Some(next) = first.filter(|first| first.hold.seq > seq) {
             next.hold.state = HoldState::Retry;
             next.due_at = now;
@@ -483,7 +506,8 @@ impl MemoryOutbox {
                 && due.len() < usize::try_from(query.limit.messages).unwrap_or(usize::MAX)
                 && bytes < query.limit.bytes
             {
-                let message = state.rows[&row.hold.seq].message.clone();
+                let seq = &row.hold.seq;
+                let message = state.edited.get(seq).unwrap_or_else(|| &state.rows[seq].message).clone();
                 bytes += bytes_of(&message);
                 due.push(Due { message, attempts: row.hold.attempts });
             }
