@@ -19,7 +19,8 @@ pub(crate) async fn granted() -> Granted {
     let database = installed().await;
     let (writer, relay, reader) =
         (database.role("writer").await, database.role("relay").await, database.role("reader").await);
-    let roles = GrantRoles { writer: name(&writer), relay: name(&relay), reader: name(&reader) };
+    let roles =
+        GrantRoles { writer: name(&writer), relay: name(&relay), reader: name(&reader), consumer: None };
     migrator(&database.url(), "outbox").grant(&roles).await.expect("grant each role its part");
     let mut connection = database.connect().await;
     run(
@@ -253,7 +254,12 @@ async fn a_role_without_grants_can_do_nothing() {
 async fn a_role_that_does_not_exist_is_named_and_nothing_is_granted() {
     let database = installed().await;
     let writer = database.role("writer").await;
-    let roles = GrantRoles { writer: name(&writer), relay: name("no such role"), reader: name("ghost") };
+    let roles = GrantRoles {
+        writer: name(&writer),
+        relay: name("no such role"),
+        reader: name("ghost"),
+        consumer: None,
+    };
     let error = migrator(&database.url(), "outbox").grant(&roles).await.unwrap_err();
     assert!(error.to_string().starts_with("no such role: ghost, no such role; create it first"), "{error}");
     let mut writer = database.connect_as(&writer).await;
@@ -293,7 +299,8 @@ async fn the_dry_run_of_grants_is_what_granting_does() {
     let strange = r#"O"Brien; drop schema outbox cascade --"#;
     run(&mut connection, r#"create role "O""Brien; drop schema outbox cascade --""#).await.unwrap();
     let migrator = migrator(&database.url(), "outbox");
-    let roles = GrantRoles { writer: name(strange), relay: name(strange), reader: name(strange) };
+    let roles =
+        GrantRoles { writer: name(strange), relay: name(strange), reader: name(strange), consumer: None };
     for sql in migrator.grant_sql(&roles) {
         sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
     }

@@ -15,6 +15,12 @@ mod writing;
 
 mod grants;
 
+mod client;
+
+mod inbox;
+
+mod recipes;
+
 mod operate;
 
 mod conformance;

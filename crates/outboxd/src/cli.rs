@@ -57,6 +57,8 @@ Examples:
   outboxd migrate --dry-run > outbox.sql
   outboxd migrate --schema orders_outbox
   outboxd migrate grants --writer app --relay relay --reader ops
+  outboxd migrate --inbox --database-url postgres://owner@localhost/shipping
+      installs the inbox in the database of a consumer; it needs no outbox there
 
 Exit codes: 0 done, 64 wrong usage, 69 the database cannot be reached, 70 a bug, 78 configuration, or the database refuses.";
 
@@ -64,6 +66,8 @@ const GRANTS_EXAMPLES: &str = "\
 Examples:
   outboxd migrate grants --writer app --relay relay --reader ops
   outboxd migrate grants --relay relay --dry-run
+  outboxd migrate grants --consumer shipping --database-url postgres://owner@localhost/shipping
+      for the inbox, which may be in another database
 
 Exit codes: 0 done, 64 wrong usage, 69 the database cannot be reached, 70 a bug, 78 configuration, or the database refuses.";
 
@@ -138,7 +142,7 @@ pub(crate) enum Command {
     ///
     /// Any number may run on one outbox: one leads, the others stand by.
     Run,
-    /// Install the outbox or bring it up to date
+    /// Install the outbox or bring it up to date; with --inbox, the inbox of consumers
     ///
     /// Safe to repeat and to run from several places at once. Needs a role that may create objects in the database; no
     /// superuser, no extension. The files in migrations/ work with psql and sqlite3 as well.
@@ -202,7 +206,10 @@ pub(crate) struct Migrate {
     /// Grant on the outbox instead.
     #[command(subcommand)]
     pub(crate) command: Option<MigrateCommand>,
-    /// The schema to install into (PostgreSQL) [default: database.schema]
+    /// Install the inbox instead: the table in which consumers keep the ids of what they have handled
+    #[arg(long)]
+    pub(crate) inbox: bool,
+    /// The schema to install into (PostgreSQL) [default: database.schema; with --inbox: inbox]
     #[arg(long)]
     pub(crate) schema: Option<String>,
     /// Print the SQL that would be executed, and execute nothing
@@ -216,16 +223,16 @@ pub(crate) struct Migrate {
 /// Parts of `migrate`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum MigrateCommand {
-    /// Grant each role its part of the outbox (PostgreSQL); the roles must exist
+    /// Grant each role its part of the outbox, or of the inbox (PostgreSQL); the roles must exist
     ///
-    /// Needs the owner of the outbox. No superuser, no CREATEROLE: roles are the administrator's to create.
+    /// Needs the owner of the outbox or of the inbox. No superuser, no CREATEROLE: roles are the administrator's to create.
     #[command(after_help = GRANTS_EXAMPLES)]
     Grants(Grants),
 }
 
 /// `migrate grants`.
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("roles").required(true).multiple(true).args(["writer", "relay", "reader"])))]
+#[command(group(ArgGroup::new("roles").required(true).multiple(true).args(["writer", "relay", "reader", "consumer"])))]
 pub(crate) struct Grants {
     /// May emit intents, and do nothing else
     #[arg(long, value_name = "ROLE")]
@@ -236,7 +243,10 @@ pub(crate) struct Grants {
     /// May look at status and held messages, never at a payload
     #[arg(long, value_name = "ROLE")]
     pub(crate) reader: Option<String>,
-    /// The schema with the outbox [default: database.schema]
+    /// May claim messages in the inbox and purge it. Not together with the others: theirs is the outbox
+    #[arg(long, value_name = "ROLE", conflicts_with_all = ["writer", "relay", "reader"])]
+    pub(crate) consumer: Option<String>,
+    /// The schema with the outbox [default: database.schema], or with the inbox [default: inbox]
     #[arg(long)]
     pub(crate) schema: Option<String>,
     /// Print the SQL that would be executed, and execute nothing
@@ -345,6 +355,23 @@ pub(crate) enum Format {
     Json,
 }
 
+/// Where the inbox is if nobody says otherwise: not where the configuration says that the outbox is.
+const INBOX_SCHEMA: &str = "inbox";
+
+impl Migrate {
+    /// The schema that overrides the configured one.
+    pub(crate) fn schema_or_default(&self) -> Option<&str> {
+        self.schema.as_deref().or(self.inbox.then_some(INBOX_SCHEMA))
+    }
+}
+
+impl Grants {
+    /// The schema that overrides the configured one.
+    pub(crate) fn schema_or_default(&self) -> Option<&str> {
+        self.schema.as_deref().or(self.consumer.as_ref().map(|_| INBOX_SCHEMA))
+    }
+}
+
 impl Global {
     /// Where the configuration is looked for. `schema` is the command's own flag for it.
     pub(crate) fn sources(&self, schema: Option<&str>) -> Sources {
@@ -388,7 +415,8 @@ mod tests {
         let parse =
             |roles: &[&str]| Cli::try_parse_from([&["outboxd", "migrate", "grants"], roles].concat()).is_ok();
         assert!(parse(&["--writer", "app", "--relay", "r", "--reader", "ops", "--schema", "s", "--dry-run"]));
-        assert!(parse(&["--reader", "ops"]));
+        assert!(parse(&["--reader", "ops"]) && parse(&["--consumer", "shipping"]));
+        assert!(!parse(&["--reader", "ops", "--consumer", "shipping"]));
         assert!(!parse(&["--dry-run"]) && !parse(&[]));
     }
 }

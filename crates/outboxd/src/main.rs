@@ -65,11 +65,11 @@ fn obey(global: &Global, command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Run => return relay(Config::load(&global.sources(None), Needs::BOTH)?),
         Command::Migrate(Migrate { command: Some(MigrateCommand::Grants(asked)), .. }) => {
-            let config = load(asked.schema.as_deref(), Needs::DATABASE)?;
+            let config = load(asked.schema_or_default(), Needs::DATABASE)?;
             wait(commands::grants(Adapter::of(&config)?, &asked))?;
         }
         Command::Migrate(asked) => {
-            let config = load(asked.schema.as_deref(), Needs::DATABASE)?;
+            let config = load(asked.schema_or_default(), Needs::DATABASE)?;
             wait(commands::migrate(Adapter::of(&config)?, &asked))?;
         }
         Command::Check(asked) => {

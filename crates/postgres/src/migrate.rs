@@ -1,4 +1,4 @@
-//! Installing the outbox and granting its use.
+//! Installing the outbox, or the inbox of a consumer, and granting its use.
 //!
 //! We are a guest in somebody's database: everything stands in one schema, the bookkeeping is a table of ours in it, and the
 //! files work with any other tool too, which is why each records itself. What only this module adds is the checksum.
@@ -15,8 +15,13 @@ use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
 use sqlx::{ConnectOptions, Connection, Row, SqlStr};
 
-use crate::schema::{RoleName, SchemaName, render, render_for_role};
+use crate::schema::{RoleName, SchemaName, render, render_for_role, render_word};
 use crate::session::{CallError, address};
+
+mod series;
+
+pub use self::series::INBOX_MIGRATIONS;
+use self::series::Series;
 
 /// The schema version that this relay was built for.
 pub const SCHEMA_VERSION: i32 = 2;
@@ -31,18 +36,18 @@ const SERVER_VERSION_MIN: i32 = 130_000;
 /// How long one command may take altogether, connecting and waiting for another migrate included.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// One file of `migrations/postgres`.
+/// One file of `migrations/postgres` or `migrations/inbox/postgres`.
 #[derive(Debug)]
 pub struct Migration {
     /// Its number; counts from 1 without gaps.
     pub version: i32,
     /// Its name.
     pub name: &'static str,
-    /// Its text, for schema `outbox`.
+    /// Its text, for schema `outbox` or `inbox`.
     pub sql: &'static str,
 }
 
-/// Every migration, ascending.
+/// Every migration of the outbox, ascending.
 pub const MIGRATIONS: [Migration; 2] = [
     Migration {
         version: 1,
@@ -88,6 +93,8 @@ pub struct GrantRoles {
     pub relay: Option<RoleName>,
     /// Operators who look.
     pub reader: Option<RoleName>,
+    /// Consumers: claim messages. The one part of the inbox; the others are parts of the outbox.
+    pub consumer: Option<RoleName>,
 }
 
 /// Why the outbox was not installed or granted.
@@ -127,18 +134,19 @@ pub enum MigrateError {
     InRecovery,
     /// Somebody else's future.
     #[error(
-        "migration {version} ({name}) is applied but unknown here: this version knows migrations up to {}; use a newer one",
-        SCHEMA_VERSION
+        "migration {version} ({name}) is applied but unknown here: this version knows migrations up to {known}; use a newer one"
     )]
     Newer {
         /// The migration.
         version: i32,
         /// Its name.
         name: String,
+        /// The newest one known here.
+        known: i32,
     },
     /// The file has changed since it was applied.
     #[error(
-        "migration {version} ({name}) was applied from another text: its checksum is {applied}, this version's is {known}; use the version that applied it, or compare the two and correct outbox.migration"
+        "migration {version} ({name}) was applied from another text: its checksum is {applied}, this version's is {known}; use the version that applied it, or compare the two and correct the table `migration` of its schema"
     )]
     Checksum {
         /// The migration.
@@ -153,6 +161,19 @@ pub enum MigrateError {
     /// Nothing to grant on.
     #[error("there is no outbox in schema {0}: run `outboxd migrate` first")]
     NotInstalled(SchemaName),
+    /// Nothing to grant on.
+    #[error("there is no inbox in schema {0}: run `outboxd migrate --inbox` first")]
+    NoInbox(SchemaName),
+    /// One schema, one series of migrations.
+    #[error("schema {schema} holds an {by}: give the {wanted} a schema of its own with --schema")]
+    Taken {
+        /// The schema.
+        schema: SchemaName,
+        /// What is there.
+        by: &'static str,
+        /// What was to be there.
+        wanted: &'static str,
+    },
     /// Roles are the administrator's to create.
     #[error("no such role: {}; create it first (`create role ... login`): outboxd creates no roles", .0.join(", "))]
     MissingRoles(Vec<String>),
@@ -168,11 +189,12 @@ pub enum MigrateError {
     },
 }
 
-/// Installs the outbox and grants its use. One connection a command, closed at its end.
+/// Installs the outbox or the inbox and grants its use. One connection a command, closed at its end.
 #[derive(Clone)]
 pub struct Migrator {
     options: PgConnectOptions,
     schema: SchemaName,
+    series: Series,
 }
 
 /// Without the connection options, which print the password.
@@ -186,7 +208,13 @@ impl Migrator {
     /// For an outbox in this schema of this database.
     #[must_use]
     pub fn new(options: PgConnectOptions, schema: SchemaName) -> Self {
-        Self { options: options.application_name("outboxd migrate"), schema }
+        Self { options: options.application_name("outboxd migrate"), schema, series: Series::Outbox }
+    }
+
+    /// For the inbox of consumers in this schema of this database.
+    #[must_use]
+    pub fn inbox(options: PgConnectOptions, schema: SchemaName) -> Self {
+        Self { series: Series::Inbox, ..Self::new(options, schema) }
     }
 
     /// What [`Migrator::apply`] would do now. Changes nothing.
@@ -220,7 +248,7 @@ impl Migrator {
         .await
     }
 
-    /// The version that is installed; `None` if there is no outbox in this schema.
+    /// The version that is installed; `None` if there is none in this schema.
     ///
     /// # Errors
     /// [`MigrateError::Unavailable`], [`MigrateError::Refused`], [`MigrateError::Deadline`].
@@ -237,22 +265,24 @@ impl Migrator {
     /// The SQL of [`Migrator::grant`].
     #[must_use]
     pub fn grant_sql(&self, roles: &GrantRoles) -> Vec<SqlStr> {
-        roles.parts().map(|(part, role)| part.grant_sql(&self.schema, role)).collect()
+        roles.parts(self.series).map(|(part, role)| part.grant_sql(&self.schema, role)).collect()
     }
 
-    /// Grants each role its part. Takes nothing away.
+    /// Grants each role its part of what this migrator installs. Takes nothing away.
     ///
     /// # Errors
     /// [`MigrateError::MissingRoles`] and [`MigrateError::NotGranted`] name what to do; nothing is granted then.
     pub async fn grant(&self, roles: &GrantRoles) -> Result<(), MigrateError> {
         within("grant", async {
             let mut connection = self.connect().await?;
-            if applied(&mut connection, &self.schema).await?.is_none() {
-                return Err(MigrateError::NotInstalled(self.schema.clone()));
+            match applied(&mut connection, &self.schema).await? {
+                Some(applied) => self.refuse_another(&applied)?,
+                None => return Err(self.series.not_installed(&self.schema)),
             }
-            refuse_missing_roles(&mut connection, roles).await?;
+            let parts: Vec<_> = roles.parts(self.series).collect();
+            refuse_missing_roles(&mut connection, &parts).await?;
             let mut transaction = connection.begin().await.map_err(database("begin"))?;
-            for (part, role) in roles.parts() {
+            for (part, role) in parts {
                 sqlx::raw_sql(part.grant_sql(&self.schema, role))
                     .execute(&mut *transaction)
                     .await
@@ -296,7 +326,7 @@ impl Migrator {
         sqlx::query(render(include_str!("sql/migrate_checksum.sql"), &self.schema))
             .persistent(false)
             .bind(next.version)
-            .bind(known(next.version).map(Migration::checksum))
+            .bind(self.series.known(next.version).map(Migration::checksum))
             .execute(&mut *transaction)
             .await
             .map_err(database(&doing))?;
@@ -318,18 +348,26 @@ impl Migrator {
             return Err(MigrateError::InRecovery);
         }
         let applied = applied(connection, &self.schema).await?.unwrap_or_default();
+        self.refuse_another(&applied)?;
         for row in &applied {
-            row.verify()?;
+            row.verify_as(self.series)?;
         }
-        Ok(MIGRATIONS
+        Ok(self
+            .series
+            .migrations()
             .iter()
             .filter(|migration| !applied.iter().any(|row| row.version == migration.version))
             .map(|migration| Pending {
                 version: migration.version,
                 name: migration.name,
-                sql: render(migration.sql, &self.schema),
+                sql: render_word(migration.sql, self.series.word(), &self.schema),
             })
             .collect())
+    }
+
+    fn refuse_another(&self, applied: &[Applied]) -> Result<(), MigrateError> {
+        let first = applied.first().map(|row| row.name.as_str()).unwrap_or_default();
+        self.series.refuse_another(first, &self.schema)
     }
 }
 
@@ -342,6 +380,8 @@ pub(crate) enum Part {
     Relay,
     /// Looks.
     Reader,
+    /// Claims messages.
+    Consumer,
 }
 
 impl Part {
@@ -351,6 +391,14 @@ impl Part {
             Self::Writer => "writer",
             Self::Relay => "relay",
             Self::Reader => "reader",
+            Self::Consumer => "consumer",
+        }
+    }
+
+    fn series(self) -> Series {
+        match self {
+            Self::Writer | Self::Relay | Self::Reader => Series::Outbox,
+            Self::Consumer => Series::Inbox,
         }
     }
 
@@ -359,16 +407,23 @@ impl Part {
             Self::Writer => (include_str!("sql/migrate_grant_writer.sql"), "writer_role"),
             Self::Relay => (include_str!("sql/migrate_grant_relay.sql"), "relay_role"),
             Self::Reader => (include_str!("sql/migrate_grant_reader.sql"), "reader_role"),
+            Self::Consumer => (include_str!("sql/migrate_grant_consumer.sql"), "consumer_role"),
         };
-        render_for_role(file, schema, word, role)
+        render_for_role(file, self.series().word(), schema, word, role)
     }
 }
 
 impl GrantRoles {
-    fn parts(&self) -> impl Iterator<Item = (Part, &RoleName)> {
-        [(Part::Writer, &self.writer), (Part::Relay, &self.relay), (Part::Reader, &self.reader)]
-            .into_iter()
-            .filter_map(|(part, role)| Some((part, role.as_ref()?)))
+    fn parts(&self, series: Series) -> impl Iterator<Item = (Part, &RoleName)> {
+        [
+            (Part::Writer, &self.writer),
+            (Part::Relay, &self.relay),
+            (Part::Reader, &self.reader),
+            (Part::Consumer, &self.consumer),
+        ]
+        .into_iter()
+        .filter(move |(part, _)| part.series() == series)
+        .filter_map(|(part, role)| Some((part, role.as_ref()?)))
     }
 }
 
@@ -389,11 +444,19 @@ impl Applied {
         })
     }
 
-    /// Whether this version knows the migration and knows it by the same text. A file that another tool applied has no
-    /// checksum and is taken at its word.
+    /// Whether this version knows the migration of the outbox and knows it by the same text. A file that another tool applied
+    /// has no checksum and is taken at its word.
     pub(crate) fn verify(&self) -> Result<(), MigrateError> {
-        let Some(known) = known(self.version) else {
-            return Err(MigrateError::Newer { version: self.version, name: self.name.clone() });
+        self.verify_as(Series::Outbox)
+    }
+
+    fn verify_as(&self, series: Series) -> Result<(), MigrateError> {
+        let Some(known) = series.known(self.version) else {
+            return Err(MigrateError::Newer {
+                version: self.version,
+                name: self.name.clone(),
+                known: series.migrations().last().map_or(0, |last| last.version),
+            });
         };
         match &self.checksum {
             Some(applied) if *applied != known.checksum() => Err(MigrateError::Checksum {
@@ -407,11 +470,7 @@ impl Applied {
     }
 }
 
-fn known(version: i32) -> Option<&'static Migration> {
-    MIGRATIONS.iter().find(|migration| migration.version == version)
-}
-
-/// What was applied, ascending; `None` if there is no outbox in this schema.
+/// What was applied, ascending; `None` if there is no bookkeeping in this schema.
 async fn applied(
     connection: &mut PgConnection,
     schema: &SchemaName,
@@ -420,7 +479,7 @@ async fn applied(
         .persistent(false)
         .fetch_one(&mut *connection)
         .await
-        .map_err(database("look for the outbox"))?;
+        .map_err(database("look for what is installed"))?;
     if !installed {
         return Ok(None);
     }
@@ -433,8 +492,11 @@ async fn applied(
     applied.map(Some).map_err(database("read applied migrations"))
 }
 
-async fn refuse_missing_roles(connection: &mut PgConnection, roles: &GrantRoles) -> Result<(), MigrateError> {
-    let names: Vec<&str> = roles.parts().map(|(_, role)| role.as_str()).collect();
+async fn refuse_missing_roles(
+    connection: &mut PgConnection,
+    parts: &[(Part, &RoleName)],
+) -> Result<(), MigrateError> {
+    let names: Vec<&str> = parts.iter().map(|(_, role)| role.as_str()).collect();
     let missing: Vec<String> = sqlx::query_scalar(include_str!("sql/migrate_missing_roles.sql"))
         .persistent(false)
         .bind(&names)
@@ -509,18 +571,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_migrations_are_the_files_of_their_directory() {
-        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../../migrations/postgres");
-        let mut files: Vec<String> = std::fs::read_dir(directory)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        files.sort();
-        let known: Vec<String> = MIGRATIONS
-            .iter()
-            .map(|migration| format!("{:04}_{}.sql", migration.version, migration.name))
-            .collect();
-        assert_eq!(files, known);
+    fn the_migrations_are_the_files_of_their_directories() {
+        for (series, directory) in [(Series::Outbox, "postgres"), (Series::Inbox, "inbox/postgres")] {
+            let directory = format!("{}/../../migrations/{directory}", env!("CARGO_MANIFEST_DIR"));
+            let mut files: Vec<String> = std::fs::read_dir(directory)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            files.sort();
+            let known: Vec<String> = series
+                .migrations()
+                .iter()
+                .map(|migration| format!("{:04}_{}.sql", migration.version, migration.name))
+                .collect();
+            assert_eq!(files, known);
+        }
     }
 
     #[test]
@@ -533,14 +598,14 @@ mod tests {
 
     #[test]
     fn every_migration_says_what_an_operator_sees_and_records_itself() {
-        for migration in &MIGRATIONS {
-            let head: String = migration.sql.lines().take_while(|line| line.starts_with("--")).collect();
-            assert!(head.contains("What an operator sees"), "{}", migration.name);
-            let record = format!(
-                "insert into outbox.migration (version, name) values ({}, '{}');",
-                migration.version, migration.name
-            );
-            assert!(migration.sql.contains(&record), "{}", migration.name);
+        for series in [Series::Outbox, Series::Inbox] {
+            for Migration { version, name, sql } in series.migrations() {
+                let head: String = sql.lines().take_while(|line| line.starts_with("--")).collect();
+                assert!(head.contains("hat an operator sees"), "{name}");
+                let table = format!("{}.migration", series.word());
+                let record = format!("insert into {table} (version, name) values ({version}, '{name}');");
+                assert!(sql.contains(&record), "{name}");
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Names in SQL: the one place where SQL is not the text of a file.
 //!
-//! Every SQL file says schema `outbox` and is valid as it stands. [`render`] rewrites it for another schema. It knows just
+//! Every SQL file says schema `outbox` (the inbox's say `inbox`) and is valid as it stands. [`render`] rewrites it for another schema. It knows just
 //! enough of SQL's lexical rules to tell code from comments and literals:
 //!
 //! - in code, also inside dollar-quoted bodies, the bare word `outbox` always means the schema;
@@ -101,21 +101,28 @@ impl FromStr for RoleName {
 /// The SQL of a file, for this schema.
 #[must_use]
 pub fn render(sql: &'static str, schema: &SchemaName) -> SqlStr {
-    if schema.as_str() == WORD {
-        return sql.into_sql_str();
-    }
-    AssertSqlSafe(rewrite(sql, &[(WORD, schema.as_str())])).into_sql_str()
+    render_word(sql, WORD, schema)
 }
 
-/// The SQL of a file that speaks of one role by a word of its own, for this schema and role.
+/// The SQL of a file that calls its schema by another word, for this schema.
+#[must_use]
+pub(crate) fn render_word(sql: &'static str, word: &'static str, schema: &SchemaName) -> SqlStr {
+    if schema.as_str() == word {
+        return sql.into_sql_str();
+    }
+    AssertSqlSafe(rewrite(sql, &[(word, schema.as_str())])).into_sql_str()
+}
+
+/// The SQL of a file that speaks of its schema and of one role by words of its own, for this schema and role.
 #[must_use]
 pub(crate) fn render_for_role(
     sql: &'static str,
+    schema_word: &'static str,
     schema: &SchemaName,
-    word: &'static str,
+    role_word: &'static str,
     role: &RoleName,
 ) -> SqlStr {
-    AssertSqlSafe(rewrite(sql, &[(WORD, schema.as_str()), (word, role.as_str())])).into_sql_str()
+    AssertSqlSafe(rewrite(sql, &[(schema_word, schema.as_str()), (role_word, role.as_str())])).into_sql_str()
 }
 
 /// Replaces words by quoted identifiers.
@@ -246,6 +253,7 @@ mod tests {
         let role = r#"we"ird; drop table x --'"#.parse::<RoleName>().unwrap();
         let sql = render_for_role(
             "grant usage on schema outbox to the_role; select 'the_role'::regrole, rolname = 'the_role'::name",
+            WORD,
             &SchemaName::default(),
             "the_role",
             &role,

@@ -13,13 +13,18 @@ use tokio::time::timeout;
 use crate::config::SqliteConfig;
 use crate::session::options;
 
+mod series;
+
+pub use self::series::INBOX_MIGRATIONS;
+use self::series::Series;
+
 /// The schema version that this version of the relay was built for.
 pub const SCHEMA_VERSION: i32 = 2;
 
 /// The oldest schema version that it serves; version 1 was never in a release.
 pub const SCHEMA_VERSION_MIN: i32 = 2;
 
-/// A numbered step of the outbox's schema.
+/// A numbered step of the schema of the outbox or the inbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Migration {
     /// Number, from 1 on.
@@ -30,7 +35,7 @@ pub struct Migration {
     pub sql: &'static str,
 }
 
-/// Every migration, in order.
+/// Every migration of the outbox, in order.
 pub const MIGRATIONS: [Migration; 2] = [
     Migration { version: 1, name: "outbox", sql: include_str!("../../../migrations/sqlite/0001_outbox.sql") },
     Migration {
@@ -84,7 +89,7 @@ pub enum MigrateError {
         known: String,
     },
     /// The database is ahead of this version.
-    #[error("the outbox has schema version {installed}, this version knows {known}: run a newer outboxd")]
+    #[error("schema version {installed} is installed, this version knows {known}: run a newer outboxd")]
     Newer {
         /// Version in the database.
         installed: i32,
@@ -111,17 +116,24 @@ fn database(doing: impl Into<String>) -> impl FnOnce(sqlx::Error) -> MigrateErro
     move |source| MigrateError::Database { doing, source }
 }
 
-/// Installs the outbox in a file. One connection a command, closed at its end.
+/// Installs the outbox or the inbox in a file. One connection a command, closed at its end.
 #[derive(Clone, Debug)]
 pub struct Migrator {
     config: SqliteConfig,
+    series: Series,
 }
 
 impl Migrator {
     /// For the file of the configuration.
     #[must_use]
     pub fn new(config: SqliteConfig) -> Self {
-        Self { config }
+        Self { config, series: Series::Outbox }
+    }
+
+    /// For the inbox of consumers in the file of the configuration.
+    #[must_use]
+    pub fn inbox(config: SqliteConfig) -> Self {
+        Self { config, series: Series::Inbox }
     }
 
     /// What [`Migrator::apply`] would do now. Changes nothing: a file that does not exist is not created.
@@ -130,13 +142,15 @@ impl Migrator {
     /// [`MigrateError`]; also if an applied migration has changed.
     pub async fn plan(&self) -> Result<Vec<Migration>, MigrateError> {
         if !self.config.path.exists() {
-            return Ok(MIGRATIONS.to_vec());
+            return Ok(self.series.migrations().to_vec());
         }
         self.within("plan migrations", async {
             let mut connection = connect(&self.config, Missing::Fail).await?;
-            let applied = applied(&mut connection).await.map_err(database("read the applied migrations"))?;
+            let applied = applied(&mut connection, self.series)
+                .await
+                .map_err(database("read the applied migrations"))?;
             close(connection).await;
-            compare(&applied)
+            compare(&applied, self.series)
         })
         .await
     }
@@ -151,7 +165,7 @@ impl Migrator {
             let mut connection = connect(&self.config, Missing::Create).await?;
             prepare(&mut connection).await?;
             let mut done = Vec::new();
-            while let Some(migration) = apply_next(&mut connection).await? {
+            while let Some(migration) = apply_next(&mut connection, self.series).await? {
                 done.push(migration);
             }
             close(connection).await;
@@ -184,14 +198,17 @@ impl Migrator {
     }
 }
 
-async fn apply_next(connection: &mut SqliteConnection) -> Result<Option<Migration>, MigrateError> {
+async fn apply_next(
+    connection: &mut SqliteConnection,
+    series: Series,
+) -> Result<Option<Migration>, MigrateError> {
     let mut transaction =
         connection.begin_with("begin immediate").await.map_err(database("lock the database"))?;
-    let applied = applied(&mut transaction).await.map_err(database("read the applied migrations"))?;
-    let Some(next) = compare(&applied)?.first().copied() else { return Ok(None) };
+    let applied = applied(&mut transaction, series).await.map_err(database("read the applied migrations"))?;
+    let Some(next) = compare(&applied, series)?.first().copied() else { return Ok(None) };
     let failed = || database(format!("apply migration {}", next.version));
     sqlx::raw_sql(next.sql).execute(&mut *transaction).await.map_err(failed())?;
-    sqlx::query(include_str!("sql/migration_applied.sql"))
+    sqlx::query(series.migration_applied_sql())
         .bind(next.version)
         .bind(next.checksum())
         .bind(concat!("outboxd ", env!("CARGO_PKG_VERSION")))
@@ -253,23 +270,30 @@ async fn prepare(connection: &mut SqliteConnection) -> Result<(), MigrateError> 
 }
 
 /// Applied migrations with their checksums, which are missing where another tool applied the file.
-async fn applied(connection: &mut SqliteConnection) -> Result<Vec<(i32, Option<String>)>, sqlx::Error> {
+async fn applied(
+    connection: &mut SqliteConnection,
+    series: Series,
+) -> Result<Vec<(i32, Option<String>)>, sqlx::Error> {
     let tables: i64 = sqlx::query_scalar(include_str!("sql/table_exists.sql"))
-        .bind("outbox_migration")
+        .bind(series.table())
         .fetch_one(&mut *connection)
         .await?;
     if tables == 0 {
         return Ok(Vec::new());
     }
-    let rows = sqlx::query(include_str!("sql/applied.sql")).fetch_all(connection).await?;
+    let rows = sqlx::query(series.applied_sql()).fetch_all(connection).await?;
     rows.iter().map(|row| Ok((row.try_get("version")?, row.try_get("checksum")?))).collect()
 }
 
 /// Which migrations are still to be applied.
-fn compare(applied: &[(i32, Option<String>)]) -> Result<Vec<Migration>, MigrateError> {
+fn compare(applied: &[(i32, Option<String>)], series: Series) -> Result<Vec<Migration>, MigrateError> {
+    let migrations = series.migrations();
     for (version, checksum) in applied {
-        let Some(known) = MIGRATIONS.iter().find(|migration| migration.version == *version) else {
-            return Err(MigrateError::Newer { installed: *version, known: SCHEMA_VERSION });
+        let Some(known) = migrations.iter().find(|migration| migration.version == *version) else {
+            return Err(MigrateError::Newer {
+                installed: *version,
+                known: migrations.last().map_or(0, |last| last.version),
+            });
         };
         if let Some(applied) = checksum
             && *applied != known.checksum()
@@ -282,5 +306,5 @@ fn compare(applied: &[(i32, Option<String>)]) -> Result<Vec<Migration>, MigrateE
         }
     }
     let is_applied = |version| applied.iter().any(|(applied, _)| *applied == version);
-    Ok(MIGRATIONS.into_iter().filter(|migration| !is_applied(migration.version)).collect())
+    Ok(migrations.iter().filter(|migration| !is_applied(migration.version)).copied().collect())
 }

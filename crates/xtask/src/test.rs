@@ -16,8 +16,17 @@ use crate::provision;
 use crate::services::{self, Pair};
 
 /// What depends on PostgreSQL's version: what installs the schema, and what reads and moves the cursor.
-const VERSION_DEPENDENT: [&str; 7] =
-    ["migrations::", "writing::", "grants::", "operate::", "conformance::", "explorer::", "plans::"];
+const VERSION_DEPENDENT: [&str; 9] = [
+    "migrations::",
+    "writing::",
+    "grants::",
+    "operate::",
+    "conformance::",
+    "explorer::",
+    "plans::",
+    "client::",
+    "inbox::",
+];
 
 /// Runs the tests. The exit code is that of the tests, or 130 if they were interrupted.
 pub(crate) async fn run(root: &Path, major: Option<u32>, filter: &[String]) -> Result<ExitCode> {

@@ -28,34 +28,38 @@ struct Granted<'a> {
     part: &'static str,
 }
 
-/// Installs the outbox or brings it up to date; with `--dry-run`, prints the SQL of what is missing.
+/// Installs the outbox or the inbox or brings it up to date; with `--dry-run`, prints the SQL of what is missing.
 pub(crate) async fn migrate(adapter: Adapter, asked: &Migrate) -> Result<(), Failure> {
     let (dry_run, format) = (asked.dry_run, asked.output.output);
+    let what = if asked.inbox { "inbox" } else { "outbox" };
     match adapter {
         Adapter::Postgres(config) => {
             let place = format!("schema {}", config.schema);
-            let migrator = Migrator::new(config.options().clone(), config.schema.clone());
+            let new = if asked.inbox { Migrator::inbox } else { Migrator::new };
+            let migrator = new(config.options().clone(), config.schema.clone());
             if dry_run {
                 let pending = migrator.plan().await.map_err(postgres_failure)?;
                 let steps = pending.iter().map(|step| (step.version, step.name, step.sql.as_str()));
-                return planned(format, &place, steps);
+                return planned(format, what, &place, steps);
             }
             let applied = migrator.apply().await.map_err(postgres_failure)?;
-            report(format, &place, applied.iter().map(|applied| (applied.version, applied.name)))
+            report(format, what, &place, applied.iter().map(|applied| (applied.version, applied.name)))
         }
         Adapter::Sqlite(_) if asked.schema.is_some() => {
             Err(Failure::usage(anyhow!("SQLite has no schemas: leave --schema out, or name another file")))
         }
         Adapter::Sqlite(config) => {
             let place = config.path.display().to_string();
-            let migrator = outboxd_sqlite::Migrator::new(config);
+            let new =
+                if asked.inbox { outboxd_sqlite::Migrator::inbox } else { outboxd_sqlite::Migrator::new };
+            let migrator = new(config);
             if dry_run {
                 let pending = migrator.plan().await.map_err(sqlite_failure)?;
                 let steps = pending.iter().map(|step| (step.version, step.name, step.sql));
-                return planned(format, &place, steps);
+                return planned(format, what, &place, steps);
             }
             let applied = migrator.apply().await.map_err(sqlite_failure)?;
-            report(format, &place, applied.iter().map(|applied| (applied.version, applied.name)))
+            report(format, what, &place, applied.iter().map(|applied| (applied.version, applied.name)))
         }
     }
 }
@@ -71,8 +75,10 @@ pub(crate) async fn grants(adapter: Adapter, asked: &Grants) -> Result<(), Failu
         writer: role("--writer", asked.writer.as_deref())?,
         relay: role("--relay", asked.relay.as_deref())?,
         reader: role("--reader", asked.reader.as_deref())?,
+        consumer: role("--consumer", asked.consumer.as_deref())?,
     };
-    let migrator = Migrator::new(config.options().clone(), config.schema.clone());
+    let new = if roles.consumer.is_some() { Migrator::inbox } else { Migrator::new };
+    let migrator = new(config.options().clone(), config.schema.clone());
     let format = asked.output.output;
     if asked.dry_run {
         let statements = migrator.grant_sql(&roles);
@@ -80,7 +86,12 @@ pub(crate) async fn grants(adapter: Adapter, asked: &Grants) -> Result<(), Failu
         return Ok(output::answer(format, &json!({ "sql": statements }), |_| statements.join("\n"))?);
     }
     migrator.grant(&roles).await.map_err(postgres_failure)?;
-    let parts = [("writer", &roles.writer), ("relay", &roles.relay), ("reader", &roles.reader)];
+    let parts = [
+        ("writer", &roles.writer),
+        ("relay", &roles.relay),
+        ("reader", &roles.reader),
+        ("consumer", &roles.consumer),
+    ];
     let granted: Vec<Granted<'_>> = parts
         .into_iter()
         .filter_map(|(part, role)| Some(Granted { role: role.as_ref()?.as_str(), part }))
@@ -96,13 +107,14 @@ fn role(flag: &str, name: Option<&str>) -> Result<Option<RoleName>, Failure> {
 
 fn planned<'a>(
     format: Format,
+    what: &str,
     place: &str,
     steps: impl Iterator<Item = (i32, &'static str, &'a str)>,
 ) -> Result<(), Failure> {
     let steps: Vec<_> = steps.map(|(version, name, sql)| Step { version, name, sql: Some(sql) }).collect();
     Ok(output::answer(format, &json!({ "place": place, "pending": steps }), |_| {
         if steps.is_empty() {
-            return "-- the outbox is up to date: nothing to execute".to_owned();
+            return format!("-- the {what} is up to date: nothing to execute");
         }
         steps.iter().filter_map(|step| step.sql).collect::<Vec<_>>().join("\n")
     })?)
@@ -110,13 +122,14 @@ fn planned<'a>(
 
 fn report(
     format: Format,
+    what: &str,
     place: &str,
     applied: impl Iterator<Item = (i32, &'static str)>,
 ) -> Result<(), Failure> {
     let applied: Vec<_> = applied.map(|(version, name)| Step { version, name, sql: None }).collect();
     Ok(output::answer(format, &json!({ "place": place, "applied": applied }), |_| {
         if applied.is_empty() {
-            return format!("the outbox in {place} is up to date");
+            return format!("the {what} in {place} is up to date");
         }
         let line =
             |step: &Step<'_>| format!("applied migration {} ({}) in {place}\n", step.version, step.name);
@@ -134,6 +147,8 @@ fn postgres_failure(error: PostgresError) -> Failure {
         | PostgresError::Newer { .. }
         | PostgresError::Checksum { .. }
         | PostgresError::NotInstalled(_)
+        | PostgresError::NoInbox(_)
+        | PostgresError::Taken { .. }
         | PostgresError::MissingRoles(_)
         | PostgresError::NotGranted { .. } => Failure::config(error),
     }

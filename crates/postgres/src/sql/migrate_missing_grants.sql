@@ -1,4 +1,4 @@
--- What can role $1 not do that its part ($2: writer, relay, reader) needs? One line of text each. GRANT by a role that may not
+-- What can role $1 not do that its part ($2: writer, relay, reader; of an inbox: consumer) needs? One line of text each. GRANT by a role that may not
 -- grant is a warning and no error, so this is asked after granting, and by the preflight.
 with needs(part, privilege, relation, columns) as (values
   ('writer', 'insert', 'message', '{id,topic,key,payload,headers,partition,content_type,correlation_id,causation_id,traceparent,tracestate,deliver_after,idempotency_key}'::text[]),
@@ -45,7 +45,11 @@ with needs(part, privilege, relation, columns) as (values
   ('reader', 'select', 'cancelled', null),
   ('reader', 'select', 'operation', null),
   ('reader', 'select', 'sweep', null),
-  ('reader', 'select', 'held_edit', '{seq,edited,topic,partition,edited_at}'))
+  ('reader', 'select', 'held_edit', '{seq,edited,topic,partition,edited_at}'),
+  ('consumer', 'select', 'handled', null),
+  ('consumer', 'insert', 'handled', null),
+  ('consumer', 'update', 'handled', '{duplicates,last_duplicate_at}'),
+  ('consumer', 'delete', 'handled', null))
 select missing from (
   select 'usage on schema ' || n.nspname as missing
   from pg_catalog.pg_namespace n
@@ -67,6 +71,6 @@ select missing from (
   union all
   select 'execute on ' || p.oid::pg_catalog.regprocedure::text
   from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
-  where n.nspname = 'outbox'::name and p.proname in ('emit', 'cancel') and $2 = 'writer'
+  where n.nspname = 'outbox'::name and (p.proname in ('emit', 'cancel') and $2 = 'writer' or p.proname in ('claim', 'purge') and $2 = 'consumer')
     and not pg_catalog.has_function_privilege($1::name, p.oid, 'execute')
 ) found order by missing

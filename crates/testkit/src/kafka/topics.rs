@@ -1,6 +1,6 @@
 //! What tests do with topics.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write as _;
 use std::process::Stdio;
@@ -169,6 +169,31 @@ pub async fn read_at_least(bootstrap: &str, topic: &str, records: usize, limit: 
         .await
         .expect("records come");
     read_all(bootstrap, topic).await
+}
+
+/// Per partition, up to where a consumer group has acknowledged; 0 where it has not.
+///
+/// # Panics
+/// The broker does not answer.
+pub async fn acknowledged(bootstrap: &str, topic: &str, group: &str) -> BTreeMap<i32, i64> {
+    let (bootstrap, topic, group) = (bootstrap.to_owned(), topic.to_owned(), group.to_owned());
+    let looking = spawn_blocking(move || committed(&bootstrap, &topic, &group));
+    looking.await.expect("the look does not panic").expect("read what a group has acknowledged")
+}
+
+fn committed(bootstrap: &str, topic: &str, group: &str) -> Result<BTreeMap<i32, i64>> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", group)
+        .create()
+        .context("create a consumer")?;
+    let mut partitions = TopicPartitionList::new();
+    for end in ends(&consumer, topic)? {
+        partitions.add_partition(topic, end.partition);
+    }
+    let committed = consumer.committed_offsets(partitions, ANSWER_LIMIT)?;
+    let offset = |offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
+    Ok(committed.elements().iter().map(|of| (of.partition(), offset(of.offset()))).collect())
 }
 
 /// Publishes pairs of key and payload with the Java client and its default partitioner.

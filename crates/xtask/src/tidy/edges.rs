@@ -28,6 +28,7 @@ const RULES: &[Rule] = &[
     Rule { package: "outboxd-postgres", may_use: ADAPTER, never: &["rdkafka", "axum", "metrics"] },
     Rule { package: "outboxd-sqlite", may_use: ADAPTER, never: &["rdkafka", "axum", "metrics"] },
     Rule { package: "outboxd-kafka", may_use: ADAPTER, never: &["sqlx", "axum", "metrics"] },
+    Rule { package: "outbox-client", may_use: &[], never: &["rdkafka", "axum", "metrics", "tracing"] },
     Rule { package: "outboxd-testkit", may_use: ADAPTER, never: &[] },
     Rule {
         package: "outboxd",
@@ -38,7 +39,7 @@ const RULES: &[Rule] = &[
 ];
 
 /// What may be used by every crate's tests.
-const FOR_TESTS: &str = "outboxd-testkit";
+const FOR_TESTS: [&str; 2] = ["outboxd-testkit", "outbox-client"];
 
 #[derive(Debug, Deserialize)]
 struct Metadata {
@@ -92,7 +93,8 @@ fn check_package(root: &Path, package: &Package, all: &[Package]) -> Vec<Problem
     let mut problems = Vec::new();
     for Dependency { name, kind } in &package.dependencies {
         let for_tests = kind.as_deref() == Some("dev");
-        let allowed = rule.may_use.contains(&name.as_str()) || (for_tests && name == FOR_TESTS);
+        let allowed =
+            rule.may_use.contains(&name.as_str()) || (for_tests && FOR_TESTS.contains(&name.as_str()));
         if of_house(name) && !allowed {
             let says = format!("{} must not use {name}: arrows point down only", package.name);
             problems.push(Problem::new(&path, line_of(name), says));
@@ -138,6 +140,15 @@ mod tests {
         assert_eq!(problems("outboxd-kafka", &[("outboxd-testkit", Some("dev"))]), 0);
         assert_eq!(problems("outboxd-kafka", &[("outboxd-testkit", None)]), 1);
         assert_eq!(problems("xtask", &[("outboxd-testkit", None)]), 0);
+    }
+
+    #[test]
+    fn the_client_stands_alone_and_drags_no_kafka_into_an_application() {
+        assert_eq!(problems("outbox-client", &[("sqlx", None), ("rdkafka", Some("dev"))]), 0);
+        assert_eq!(problems("outbox-client", &[("rdkafka", None)]), 1);
+        assert_eq!(problems("outbox-client", &[("outboxd-core", None)]), 1);
+        assert_eq!(problems("outboxd", &[("outbox-client", Some("dev"))]), 0);
+        assert_eq!(problems("outboxd", &[("outbox-client", None)]), 1);
     }
 
     #[test]

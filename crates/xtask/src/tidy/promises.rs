@@ -9,7 +9,7 @@ const CONTRACT: &str = "docs/delivery.md";
 /// Which test files a module's name in the contract stands for.
 fn is_file_of(path: &str, module: &str) -> bool {
     match module {
-        "engine" => path == "crates/engine/tests/relay.rs",
+        "engine" => path == "crates/engine/tests/relay.rs" || path.starts_with("crates/engine/tests/relay/"),
         _ => path == format!("tests/{module}.rs") || path.starts_with(&format!("tests/{module}/")),
     }
 }
