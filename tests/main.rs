@@ -35,6 +35,8 @@ mod relay;
 
 mod verdicts;
 
+mod routes;
+
 mod scheduling;
 
 mod idempotency;

@@ -19,6 +19,7 @@ pub struct Explanation {
 impl HoldReason {
     /// Explains the reason.
     #[must_use]
+    #[expect(clippy::too_many_lines, reason = "a catalogue has an entry for each reason")]
     pub fn explained(self) -> Explanation {
         let (what, why, remedy) = match self {
             Self::TopicUnknown => (
@@ -70,6 +71,12 @@ impl HoldReason {
                 "The topic's name is not one that Kafka takes, or it belongs to Kafka itself (`__..`).",
                 "No such topic can exist, and nobody may write to an internal one by way of an intent.",
                 "Name the right topic with `outboxd held edit --topic`, and correct the application; or discard.",
+            ),
+            Self::TopicNotAllowed => (
+                "The topic is not among those that the relay's configuration lets intents name.",
+                "Whoever may write an intent must not be able to write to any topic of the cluster.",
+                "Add the topic to relay.topics_allowed, restart the relay and retry; or name the right topic with \
+                 `outboxd held edit --topic`, or discard.",
             ),
             Self::TombstoneWithoutKey => (
                 "The message has neither payload nor key.",

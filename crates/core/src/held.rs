@@ -65,6 +65,8 @@ pub enum HoldReason {
     BadHeader,
     /// The topic's name is not acceptable.
     IllegalTopic,
+    /// The topic is not among those that intents may name.
+    TopicNotAllowed,
     /// A tombstone without a key.
     TombstoneWithoutKey,
     /// The client library refused the record.
@@ -79,7 +81,7 @@ pub enum HoldReason {
 
 impl HoldReason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::TopicUnknown,
         Self::TopicUnauthorized,
         Self::Behind,
@@ -89,6 +91,7 @@ impl HoldReason {
         Self::NoSuchPartition,
         Self::BadHeader,
         Self::IllegalTopic,
+        Self::TopicNotAllowed,
         Self::TombstoneWithoutKey,
         Self::RefusedByClient,
         Self::AttemptsExhausted,
@@ -109,6 +112,7 @@ impl HoldReason {
             Self::NoSuchPartition => "no_such_partition",
             Self::BadHeader => "bad_header",
             Self::IllegalTopic => "illegal_topic",
+            Self::TopicNotAllowed => "topic_not_allowed",
             Self::TombstoneWithoutKey => "tombstone_without_key",
             Self::RefusedByClient => "refused_by_client",
             Self::AttemptsExhausted => "attempts_exhausted",
@@ -131,6 +135,7 @@ impl From<&Refusal> for HoldReason {
             Refusal::NoSuchPartition { .. } => Self::NoSuchPartition,
             Refusal::BadHeader { .. } => Self::BadHeader,
             Refusal::IllegalTopic { .. } => Self::IllegalTopic,
+            Refusal::TopicNotAllowed { .. } => Self::TopicNotAllowed,
             Refusal::TombstoneWithoutKey => Self::TombstoneWithoutKey,
             Refusal::Client { .. } => Self::RefusedByClient,
         }
@@ -192,7 +197,7 @@ pub struct Hold {
     pub seq: Seq,
     /// Its topic.
     pub topic: String,
-    /// Its key's hash; `None` if it has no key.
+    /// The hash of the key that it holds back; `None` if it has no key, or if its key goes on without it (`skip`).
     pub key_hash: Option<KeyHash>,
     /// What it waits for.
     pub state: HoldState,
@@ -204,6 +209,8 @@ pub struct Hold {
     pub attempts: u32,
     /// When it is due, from the time of the settle. Meaningful for [`HoldState::Retry`].
     pub due_in: Duration,
+    /// Where the copy of a parked message is: `topic[partition]@offset`.
+    pub dead_letter: Option<String>,
 }
 
 /// A message whose time has not come, to be kept until then. It blocks nobody.

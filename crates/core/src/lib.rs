@@ -9,6 +9,8 @@ pub mod cursor;
 
 pub mod record;
 
+pub mod routes;
+
 pub mod verdict;
 
 pub mod held;
@@ -26,4 +28,5 @@ pub use held::{Hold, HoldReason, HoldState, KeyHash, Scheduled};
 pub use message::{Message, Seq};
 pub use receipts::{Receipt, ReceiptEntry};
 pub use record::{Record, Refusal, TopicInfo, route};
+pub use routes::{Destination, OnRefused, Pattern, Route, RouteProblem, Routes};
 pub use verdict::{DeliveryError, Fault, Verdict, classify};

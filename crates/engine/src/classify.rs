@@ -1,29 +1,43 @@
 //! Takes delivery reports in. What an error means is decided by `outboxd_core::classify` alone; this is what follows.
 
-use outboxd_core::{Backoff, DeliveryError, Hold, HoldReason, HoldState, Verdict, classify};
+use outboxd_core::{Backoff, DeliveryError, Hold, HoldReason, HoldState, Message, Verdict, classify};
 use rand::RngExt;
 use tokio::time::Instant;
 
 use crate::observe::{Event, Outcome};
 use crate::outbox::Outbox;
 use crate::pipeline::{Pipeline, Quiet};
-use crate::publish::log_hold;
+use crate::publish::Aside;
 use crate::publisher::{Publisher, Report, Token};
 use crate::window::Meta;
+
+/// A record that was not acknowledged.
+struct Failure<'a> {
+    meta: Meta,
+    /// The message, if nothing else was in flight with it.
+    tried: Option<Message>,
+    error: &'a DeliveryError,
+}
 
 impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
     pub(crate) fn classify_reports(&mut self, reports: &mut Vec<Report>) {
         let now = Instant::now();
-        let mut acknowledged = 0;
+        let (mut acknowledged, mut answered) = (0, false);
         for report in reports.drain(..) {
+            if let Some(letter) = self.copies.reported(report.token) {
+                self.alone = false;
+                answered |= self.copy_reported(report.token, letter, report.result);
+                continue;
+            }
             let Some((meta, alone)) = self.window.reported(report.token) else { continue };
             self.alone = false;
             self.caution.decided(meta.seq);
+            let tried = self.tried.take();
             match report.result {
                 Ok(receipt) => {
                     acknowledged += 1;
                     let age = now.saturating_duration_since(meta.inserted_at);
-                    self.observer.observe(&Event::Acknowledged { topic: &meta.topic, age });
+                    self.observer.observe(&Event::Acknowledged { topic: meta.topic(), age });
                     if meta.attempts() > 0 {
                         self.held.free(meta.key_hash);
                     }
@@ -31,30 +45,41 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                         self.lasting.suspects.remove(&meta.seq);
                     }
                     tracing::trace!(target: "outboxd::publish", seq = meta.seq.0, message_id = %meta.id,
-                        correlation_id = meta.correlation_id, topic = &*meta.topic,
+                        correlation_id = meta.correlation_id, topic = meta.topic(),
                         key_hash = meta.key_hash.map(display), key = meta.key_shown.as_deref(),
                         partition = receipt.partition, offset = receipt.offset, "message is acknowledged");
                     self.window.dispatched(report.token, meta, receipt, now);
                 }
-                Err(error) => self.failed(report.token, &meta, alone, &error),
+                Err(error) => self.failed(report.token, meta, alone, tried, &error),
             }
         }
         self.full = false;
         if acknowledged > 0 {
             self.caution.went_well(usize::try_from(acknowledged).unwrap_or(usize::MAX));
             self.observer.observe(&Event::Attempt { outcome: Outcome::Acknowledged, messages: acknowledged });
+        }
+        if acknowledged > 0 || answered {
             self.kafka_answers();
         } else {
             self.heard_at = now;
         }
     }
 
-    fn failed(&mut self, token: Token, meta: &Meta, alone: bool, error: &DeliveryError) {
+    fn failed(
+        &mut self,
+        token: Token,
+        meta: Meta,
+        alone: bool,
+        tried: Option<Message>,
+        error: &DeliveryError,
+    ) {
         let attempts = meta.attempts();
-        let verdict = classify(error.fault, alone, attempts, self.config.attempts_max);
+        let attempts_max = meta.destination.route.attempts_max.unwrap_or(self.config.attempts_max);
+        let verdict = classify(error.fault, alone, attempts, attempts_max);
         tracing::debug!(target: "outboxd::classify", seq = meta.seq.0, message_id = %meta.id,
-            correlation_id = meta.correlation_id, topic = &*meta.topic, key_hash = meta.key_hash.map(display),
+            correlation_id = meta.correlation_id, topic = meta.topic(), key_hash = meta.key_hash.map(display),
             key = meta.key_shown.as_deref(), error = error.code, ?verdict, "attempt failed");
+        let failure = Failure { meta, tried, error };
         let outcome = match verdict {
             Verdict::Outage | Verdict::OutageOfProducer => {
                 let renew = verdict == Verdict::OutageOfProducer;
@@ -63,33 +88,27 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                 Outcome::Outage
             }
             Verdict::TryAlone => {
-                self.lasting.suspects.insert(meta.seq);
+                self.lasting.suspects.insert(failure.meta.seq);
                 self.observer.observe(&Event::Overtaken);
                 self.rewind_when_quiet(false, false);
                 Outcome::TryAlone
             }
             Verdict::HoldTopic(reason) => {
                 let random = self.lasting.rng.random();
-                if self.lasting.topics.hold(&meta.topic, reason, Instant::now(), random) {
-                    tracing::error!(target: "outboxd::classify", topic = &*meta.topic, reason = reason.as_str(),
+                let topic = failure.meta.topic();
+                if self.lasting.topics.hold(topic, reason, Instant::now(), random) {
+                    tracing::error!(target: "outboxd::classify", topic, reason = reason.as_str(),
                         "topic cannot be written to; its messages are held");
                 }
-                self.hold_reported(token, meta, HoldState::Topic, reason, attempts, error);
+                self.hold_reported(token, failure, HoldState::Topic, reason, attempts);
                 Outcome::HoldTopic
             }
             Verdict::Retry => {
-                self.hold_reported(
-                    token,
-                    meta,
-                    HoldState::Retry,
-                    HoldReason::UnknownError,
-                    attempts + 1,
-                    error,
-                );
+                self.hold_reported(token, failure, HoldState::Retry, HoldReason::UnknownError, attempts + 1);
                 Outcome::Retry
             }
             Verdict::Park(reason) => {
-                self.hold_reported(token, meta, HoldState::Parked, reason, attempts + 1, error);
+                self.hold_reported(token, failure, HoldState::Parked, reason, attempts + 1);
                 Outcome::Parked
             }
             // Only an acknowledgement brings it, and that is no failure.
@@ -101,41 +120,34 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
     fn hold_reported(
         &mut self,
         token: Token,
-        meta: &Meta,
+        failure: Failure<'_>,
         state: HoldState,
         reason: HoldReason,
         attempts: u32,
-        error: &DeliveryError,
     ) {
+        let Failure { meta, tried, error } = failure;
         let mut backoff = Backoff::new(self.config.backoff_min, self.config.backoff_max);
         let due_in =
             (0..attempts).map(|_| backoff.next(self.lasting.rng.random())).last().unwrap_or_default();
         let hold = Hold {
             seq: meta.seq,
-            topic: meta.topic.to_string(),
+            topic: meta.topic().to_owned(),
             key_hash: meta.key_hash,
             state,
             reason,
             error: Some(error.code.clone()),
             attempts,
             due_in,
+            dead_letter: None,
         };
-        log_hold(meta, &hold);
-        self.lasting.suspects.remove(&meta.seq);
-        self.observer.observe(&Event::Held { reason, parked: state == HoldState::Parked });
         self.observer.observe(&Event::Overtaken);
-        if meta.released.is_some() {
-            self.held.stop(meta.key_hash);
-        }
         // One released without a failed attempt was freed when it was handed to the client.
-        if meta.attempts() == 0 {
-            self.held.hold(meta.key_hash);
-        }
-        self.window.held(token, hold);
+        let counted = meta.attempts() > 0;
+        self.set_aside(token, Aside { meta, hold, message: tried, counted });
     }
 
     /// Stops feeding. A wish for a pause or a new client is never taken back by a later report.
-    fn rewind_when_quiet(&mut self, pause: bool, renew: bool) {
+    pub(crate) fn rewind_when_quiet(&mut self, pause: bool, renew: bool) {
         let (quiet, since) = match self.quiet {
             Some((Quiet::Rewind { pause: paused, renew: renewed }, since)) => {
                 (Quiet::Rewind { pause: pause || paused, renew: renew || renewed }, since)

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use outboxd_core::Routes;
+
 use crate::outbox::{PageLimit, PurgeLimit};
 
 /// The loop's settings. Times are durations, sizes are counts or bytes as named.
@@ -19,8 +21,10 @@ pub struct RelayConfig {
     pub poll_max: Duration,
     /// Between the beginnings of two settles.
     pub settle_every: Duration,
-    /// Attempts after which a message is parked.
+    /// Attempts after which a message is parked, unless its route says otherwise.
     pub attempts_max: u32,
+    /// Policies per topic.
+    pub routes: Routes,
     /// No delivery report for so long, with records in flight, is an outage.
     pub outage_after: Duration,
     /// Shortest back-off.
@@ -54,6 +58,7 @@ impl Default for RelayConfig {
             poll_max: Duration::from_millis(20),
             settle_every: Duration::from_millis(25),
             attempts_max: 10,
+            routes: Routes::default(),
             outage_after: Duration::from_secs(30),
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(30),

@@ -3,7 +3,7 @@
 //! A key is busy while it has a held row *or* a hold that is decided and not yet a row: asking the table alone, or freeing
 //! a key with its last row, would let a newer message overtake. So messages are counted per key here, up when the hold is
 //! decided and down when the message is handed to the client in its order (if no attempt of it ever failed) or when it
-//! is acknowledged (if one did).
+//! is acknowledged (if one did). A message that is parked under the policy `skip` has a hold without a key, and counts for none.
 //!
 //! A release round stops taking pages, waits until every decided hold is a row, and only then asks which messages may
 //! go. What it frees is therefore all there is, and a key under constant traffic returns to the direct path.
@@ -102,6 +102,12 @@ impl HeldBook {
         if let Some(key) = key {
             *self.busy.entry(key).or_insert(0) += 1;
         }
+    }
+
+    /// A hold of a message that was counted, and whose key goes on without it.
+    pub(crate) fn skip(&mut self, key: Option<KeyHash>) {
+        self.hold(None);
+        self.free(key);
     }
 
     pub(crate) fn free(&mut self, key: Option<KeyHash>) {

@@ -31,6 +31,8 @@ mod publish;
 
 mod classify;
 
+mod dead_letter;
+
 mod window;
 
 mod settle;

@@ -144,6 +144,14 @@ pub enum Event<'a> {
         /// Whether an operator must decide.
         parked: bool,
     },
+    /// A message was parked, and its key goes on without it.
+    Skipped,
+    /// A parked message was copied to its dead-letter topic.
+    DeadLettered,
+    /// A message is parked without the copy that its route asks for.
+    DeadLetterFailed,
+    /// A topic has another number of partitions than before: Kafka places its keys anew.
+    PartitionsChanged,
     /// A refusal became known from a delivery report, so that later messages of its key may have overtaken it.
     Overtaken,
     /// Held messages were handed to the client again.

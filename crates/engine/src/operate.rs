@@ -100,6 +100,8 @@ pub struct HeldMessage {
     pub attempts: u32,
     /// Failed attempts, newest last, at most ten.
     pub failures: Vec<HoldFailure>,
+    /// Where the copy of a parked message is: `topic[partition]@offset`.
+    pub dead_letter: Option<String>,
     /// When the intent was inserted.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
@@ -115,8 +117,6 @@ pub struct HeldMessage {
     pub payload_bytes: Option<u64>,
     /// The first held message of its key, if it waits behind that.
     pub behind: Option<HeldId>,
-    /// Where its copy on a dead-letter topic is: topic[partition]@offset.
-    pub dead_letter: Option<String>,
     /// What operators have changed about it.
     pub edit: Option<ShownEdit>,
 }
@@ -357,7 +357,8 @@ pub trait Operate: Send + Sync {
     /// [`OutboxError::Unavailable`] if the database does not answer at all.
     fn check(&self) -> impl Future<Output = Result<Vec<Finding>, OutboxError>> + Send;
 
-    /// The topics in use: those of held messages and of the newest intents, without repetition and in order.
+    /// The topics that held messages and the newest intents name, without repetition and in order. What Kafka sees of them is the
+    /// routes' business.
     ///
     /// # Errors
     /// [`OutboxError`].

@@ -134,7 +134,8 @@ pub struct Settlement {
     pub receipts: Vec<ReceiptEntry>,
     /// Receipts of late and of released messages, ascending by `seq`: kept apart because their range overlaps others.
     pub receipts_out_of_order: Vec<ReceiptEntry>,
-    /// Messages to set aside: inserted, or updated if they are held already (a release that failed again).
+    /// Messages to set aside: inserted, or updated if they are held already (a release that failed again). The key that a row
+    /// holds back may go with an update, and what waited behind it is unblocked then.
     pub holds: Vec<Hold>,
     /// Held messages that were dispatched: their rows go.
     pub released: Vec<Seq>,
@@ -182,6 +183,8 @@ pub struct Due {
     /// Attempts charged so far. A message with any is published with nothing else in flight, and its key waits for the
     /// answer.
     pub attempts: u32,
+    /// The key that its row holds back: the one that it was set aside with.
+    pub key_hash: Option<KeyHash>,
 }
 
 /// Held messages whose count per key was read again.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use outboxd_core::{Cursor, Message};
+use outboxd_core::{Cursor, KeyHash, Message};
 use rand::rngs::StdRng;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::caution::Caution;
 use crate::config::RelayConfig;
+use crate::dead_letter::Copies;
 use crate::held::HeldBook;
 use crate::observe::{Event, Observe, Side};
 use crate::outbox::{HeldSignal, Outbox, OutboxError, Release, Start, Term};
@@ -71,6 +72,8 @@ pub(crate) struct Lasting {
     pub(crate) topics: Topics,
     /// Messages that failed in company and must be tried alone.
     pub(crate) suspects: BTreeSet<outboxd_core::Seq>,
+    /// Messages whose copy a dead-letter topic did not acknowledge in time: parked without one the next time.
+    pub(crate) uncopied: BTreeSet<outboxd_core::Seq>,
     pub(crate) rng: StdRng,
     /// The next frame's number.
     pub(crate) frame: u64,
@@ -128,6 +131,9 @@ pub(crate) struct Pipeline<'r, O: Outbox, P: Publisher> {
     pub(crate) quiet: Option<(Quiet, Instant)>,
     /// A record that is published with nothing else in flight.
     pub(crate) alone: bool,
+    /// The message of that record: the only kind that is parked for what a report says, and a copy needs its payload.
+    pub(crate) tried: Option<Message>,
+    pub(crate) copies: Copies,
     /// The client's queue is full: wait for a report.
     pub(crate) full: bool,
     pub(crate) settle: crate::settle::Settler,
@@ -173,6 +179,8 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
             feed: VecDeque::new(),
             quiet: None,
             alone: false,
+            tried: None,
+            copies: Copies::default(),
             full: false,
             settle: crate::settle::Settler::default(),
             look_ups: JoinSet::new(),
@@ -286,8 +294,8 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
 
     fn take_page(&mut self, page: Readable) {
         self.taken += 1;
-        let (frame, messages) = page.read.page.into_parts();
-        let metas = messages.iter().map(|message| self.meta(message, page.read_at, None)).collect();
+        let (frame, mut messages) = page.read.page.into_parts();
+        let metas = messages.iter_mut().map(|message| self.meta(message, page.read_at, None)).collect();
         let number = self.window.push_page(frame, metas, page.bytes, page.budget);
         self.queue(number, messages);
     }
@@ -298,15 +306,26 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
             .extend(waiting.map(|(index, message)| Waiting { token: Window::token(frame, index), message }));
     }
 
-    pub(crate) fn meta(&mut self, message: &Message, read_at: Instant, released: Option<u32>) -> Meta {
+    /// What is remembered of a message that enters the path. From here on its topic is the destination's: hashes of keys, held rows,
+    /// look-ups and receipts speak of that one. A released message has the key that its row holds back.
+    pub(crate) fn meta(
+        &mut self,
+        message: &mut Message,
+        read_at: Instant,
+        released: Option<(u32, Option<KeyHash>)>,
+    ) -> Meta {
+        let destination = self.lasting.topics.destination(&message.topic);
+        if *message.topic != *destination.topic {
+            message.topic = destination.topic.to_string();
+        }
         Meta {
             seq: message.seq,
             id: message.id,
             correlation_id: message.correlation_id.clone(),
-            topic: self.lasting.topics.name(&message.topic),
-            key_hash: outboxd_core::KeyHash::of(message),
+            destination,
+            key_hash: released.map_or_else(|| KeyHash::of(message), |(_, key_hash)| key_hash),
             key_shown: message.key.as_deref().filter(|_| self.config.log_keys).map(Box::from),
-            released,
+            released: released.map(|(attempts, _)| attempts),
             inserted_at: read_at.checked_sub(message.age).unwrap_or(read_at),
         }
     }
@@ -335,6 +354,7 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
         {
             self.kafka_is_out("no broker has acknowledged anything");
         }
+        self.give_overdue_copies_up();
         let again = self.lasting.topics.ask_again(now);
         self.look_up(&again);
         if self.look_up_at.is_some_and(|at| at <= now) {

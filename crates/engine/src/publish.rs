@@ -3,14 +3,16 @@
 //! A message is held here, before it is published, if its topic cannot be written to or its key is busy, and parked if it is
 //! refused for its own sake: nothing of its key has been published after it then.
 
+use std::sync::Arc;
+
 use outboxd_core::{
-    Hold, HoldReason, HoldState, Message, Refusal, Scheduled, Verdict, classify, record::topic_is_legal,
-    route,
+    Hold, HoldReason, HoldState, KeyHash, Message, OnRefused, Refusal, Scheduled, Verdict, classify, route,
 };
 use tokio::time::Instant;
 use tracing::field::display;
 
 use crate::caution::Pace;
+use crate::dead_letter::Letter;
 use crate::observe::{Event, Outcome};
 use crate::outbox::Outbox;
 use crate::pipeline::{Pipeline, Quiet, Waiting};
@@ -36,15 +38,25 @@ enum Step {
 impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
     /// Publishes what waits, until something must be waited for.
     pub(crate) fn feed(&mut self) {
-        let mut published = 0;
-        while self.quiet.is_none() && !self.alone && !self.full {
+        let mut published = self.publish_copies();
+        while self.quiet.is_none() && !self.alone && !self.full && !self.copies.wait_alone() {
             let Some(waiting) = self.feed.pop_front() else { break };
             match self.step(&waiting) {
                 Step::Published { alone } => {
                     self.alone = alone;
+                    self.tried = alone.then_some(waiting.message);
                     published += 1;
                 }
-                Step::Held(hold) => self.set_aside(waiting.token, hold),
+                Step::Held(hold) => {
+                    if let Some(meta) = self.window.take_open(waiting.token) {
+                        // A released message that was not handed to the client has been counted all along.
+                        let counted = meta.released.is_some();
+                        let message = Some(waiting.message);
+                        self.set_aside(waiting.token, Aside { meta, hold, message, counted });
+                        // Its copy, if there is one, waits for nothing that comes later.
+                        published += self.publish_copies();
+                    }
+                }
                 Step::Scheduled(scheduled) => self.schedule(waiting.token, scheduled),
                 Step::Wait => {
                     self.feed.push_front(waiting);
@@ -65,13 +77,14 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         if message.deliver_after.is_some() && released.is_none() {
             return Step::Scheduled(Scheduled { seq: message.seq, topic: message.topic.clone(), key_hash });
         }
-        if !topic_is_legal(&message.topic) {
-            let refusal = Refusal::IllegalTopic { topic: outboxd_core::record::shortened(&message.topic) };
-            return Step::Held(self.parked(message, &refusal, released));
+        let destination = Arc::clone(&meta.destination);
+        let hold = |state, reason| hold(message, key_hash, state, reason, released);
+        if let Some(refusal) = &destination.refusal {
+            return Step::Held(self.parked(hold(HoldState::Parked, refusal.into()), refusal));
         }
         let info = match self.lasting.topics.leave(&message.topic) {
             Leave::Write(info) => info,
-            Leave::Hold(reason) => return Step::Held(hold(message, HoldState::Topic, reason, released)),
+            Leave::Hold(reason) => return Step::Held(hold(HoldState::Topic, reason)),
             Leave::Ask => {
                 self.ask_for_topics();
                 return Step::Wait;
@@ -82,9 +95,9 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             Some(_) => self.held.is_stopped(key_hash),
         };
         if waits {
-            return Step::Held(hold(message, HoldState::Behind, HoldReason::Behind, released));
+            return Step::Held(hold(HoldState::Behind, HoldReason::Behind));
         }
-        let record = match route(message, info) {
+        let record = match route(message, info, &destination.route.header_aliases) {
             Ok(record) => record,
             Err(refusal) => {
                 let rests_on_topic =
@@ -94,12 +107,14 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                     self.ask_for_topics();
                     return Step::Wait;
                 }
-                return Step::Held(self.parked(message, &refusal, released));
+                return Step::Held(self.parked(hold(HoldState::Parked, (&refusal).into()), &refusal));
             }
         };
         let pace = self.caution.pace(message.seq, released);
         let alone = match pace {
-            Pace::Never(trials) => return Step::Held(self.crashed(message, trials, released)),
+            Pace::Never(trials) => {
+                return Step::Held(self.crashed(hold(HoldState::Parked, HoldReason::CrashesRelay), trials));
+            }
             // Noted while the answers of earlier messages come in.
             Pace::Alone { noted: false } => return Step::Wait,
             Pace::Alone { noted: true } => true,
@@ -128,7 +143,9 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                 self.full = self.window.outstanding() > 0;
                 Step::Wait
             }
-            Err(EnqueueError::Refused(refusal)) => Step::Held(self.parked(message, &refusal, released)),
+            Err(EnqueueError::Refused(refusal)) => {
+                Step::Held(self.parked(hold(HoldState::Parked, (&refusal).into()), &refusal))
+            }
             Err(EnqueueError::Fault(error)) => {
                 self.not_enqueued(&error);
                 Step::Wait
@@ -137,14 +154,13 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
     }
 
     /// The client could not take the record: an outage, whatever the fault, because nothing was sent.
-    fn not_enqueued(&mut self, error: &outboxd_core::DeliveryError) {
+    pub(crate) fn not_enqueued(&mut self, error: &outboxd_core::DeliveryError) {
         let renew = matches!(classify(error.fault, true, 0, u32::MAX), Verdict::OutageOfProducer);
         self.kafka_is_out(&error.code);
         self.quiet = Some((Quiet::Rewind { pause: true, renew }, Instant::now()));
     }
 
-    fn parked(&mut self, message: &Message, refusal: &Refusal, released: Option<u32>) -> Hold {
-        let mut hold = hold(message, HoldState::Parked, refusal.into(), released);
+    fn parked(&self, mut hold: Hold, refusal: &Refusal) -> Hold {
         hold.error = Some(refusal.to_string());
         hold.attempts += 1;
         self.observer.observe(&Event::Attempt { outcome: Outcome::Parked, messages: 1 });
@@ -152,30 +168,61 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
     }
 
     /// Attempts of it have ended the process.
-    fn crashed(&mut self, message: &Message, trials: u32, released: Option<u32>) -> Hold {
-        self.caution.parked(message.seq);
-        let mut hold = hold(message, HoldState::Parked, HoldReason::CrashesRelay, released);
+    fn crashed(&mut self, mut hold: Hold, trials: u32) -> Hold {
+        self.caution.parked(hold.seq);
         hold.error = Some(format!("{trials} relays ended without a word while they published it alone"));
         hold.attempts += trials;
         self.observer.observe(&Event::Attempt { outcome: Outcome::Parked, messages: 1 });
         hold
     }
 
-    /// Gives a message its verdict: held. Its key is busy from now on.
-    pub(crate) fn set_aside(&mut self, token: Token, hold: Hold) {
+    /// Gives a message its verdict: held. Its key is busy from now on, unless it is parked and its key goes on without it.
+    pub(crate) fn set_aside(&mut self, token: Token, aside: Aside) {
+        let Aside { meta, mut hold, message, counted } = aside;
         let parked = hold.state == HoldState::Parked;
         self.caution.decided(hold.seq);
-        self.observer.observe(&Event::Held { reason: hold.reason, parked });
-        if let Some(meta) = self.window.open(token) {
-            log_hold(meta, &hold);
-            // A released message that was not handed to the client has been counted all along.
-            if meta.released.is_none() {
-                self.held.hold(hold.key_hash);
-            } else {
-                self.held.stop(hold.key_hash);
+        if parked && meta.destination.route.on_refused == OnRefused::Skip {
+            hold.key_hash = None;
+        }
+        match (counted, hold.key_hash) {
+            (true, Some(_)) => {}
+            (true, None) => self.held.skip(meta.key_hash),
+            (false, key_hash) => self.held.hold(key_hash),
+        }
+        if meta.released.is_some() {
+            self.held.stop(hold.key_hash);
+        }
+        if parked && meta.destination.route.dead_letter_of(meta.topic()).is_some() {
+            match message {
+                // A copy would end the process as the message does.
+                _ if hold.reason == HoldReason::CrashesRelay => {
+                    self.not_copied(&meta, "a relay that publishes the message ends");
+                }
+                _ if self.lasting.uncopied.contains(&meta.seq) => {
+                    self.not_copied(&meta, "the dead-letter topic did not acknowledge it in time");
+                }
+                Some(message) => {
+                    self.window.copying(token);
+                    self.copies.push(token, Letter::new(meta, message, hold));
+                    return;
+                }
+                None => self.not_copied(&meta, "the message is not in memory any more"),
             }
         }
+        self.held_is_told(&meta, &hold);
         self.window.held(token, hold);
+    }
+
+    /// Tells of a hold that is decided.
+    pub(crate) fn held_is_told(&mut self, meta: &Meta, hold: &Hold) {
+        let parked = hold.state == HoldState::Parked;
+        self.observer.observe(&Event::Held { reason: hold.reason, parked });
+        if parked && meta.key_hash.is_some() && hold.key_hash.is_none() {
+            self.observer.observe(&Event::Skipped);
+        }
+        log_hold(meta, hold);
+        self.lasting.suspects.remove(&meta.seq);
+        self.lasting.uncopied.remove(&meta.seq);
     }
 
     /// Gives a message its verdict: scheduled. It blocks nobody.
@@ -184,7 +231,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         self.held.schedule();
         if let Some(meta) = self.window.open(token) {
             tracing::debug!(target: "outboxd::held", seq = meta.seq.0, message_id = %meta.id,
-                correlation_id = meta.correlation_id, topic = &*meta.topic, "message is scheduled");
+                correlation_id = meta.correlation_id, topic = meta.topic(), "message is scheduled");
         }
         self.window.scheduled(token, scheduled);
     }
@@ -207,7 +254,12 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         let now = Instant::now();
         for (topic, state) in answers {
             let random = rand::RngExt::random(&mut self.lasting.rng);
-            let changed = self.lasting.topics.learn(&topic, &state, now, random);
+            let learnt = self.lasting.topics.learn(&topic, &state, now, random);
+            if let Some((had, has)) = learnt.partitions {
+                self.observer.observe(&Event::PartitionsChanged);
+                tracing::warn!(target: "outboxd::publish", topic, partitions_before = had, partitions = has,
+                    "the topic's number of partitions has changed: keys are placed anew, and their order is not kept across the change");
+            }
             match &state {
                 TopicState::Unreachable(error) => {
                     let pause = self.look_up_backoff.next(random);
@@ -222,9 +274,9 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                 }
             }
             match &state {
-                TopicState::Held(reason) if changed => tracing::error!(target: "outboxd::publish",
+                TopicState::Held(reason) if learnt.turned => tracing::error!(target: "outboxd::publish",
                     topic, reason = reason.as_str(), "topic cannot be written to; its messages are held"),
-                TopicState::Writable(_) if changed => {
+                TopicState::Writable(_) if learnt.turned => {
                     tracing::info!(target: "outboxd::publish", topic, "topic can be written to again");
                     self.held_at = now;
                 }
@@ -237,27 +289,45 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
     }
 }
 
+/// A message that is to be set aside.
+#[derive(Debug)]
+pub(crate) struct Aside {
+    pub(crate) meta: Meta,
+    pub(crate) hold: Hold,
+    /// The message itself, if it is in memory.
+    pub(crate) message: Option<Message>,
+    /// Whether its key counts it already.
+    pub(crate) counted: bool,
+}
+
 /// A hold of a message that was not published now. Attempts charged earlier stay charged.
-pub(crate) fn hold(message: &Message, state: HoldState, reason: HoldReason, released: Option<u32>) -> Hold {
+fn hold(
+    message: &Message,
+    key_hash: Option<KeyHash>,
+    state: HoldState,
+    reason: HoldReason,
+    released: Option<u32>,
+) -> Hold {
     Hold {
         seq: message.seq,
         topic: message.topic.clone(),
-        key_hash: outboxd_core::KeyHash::of(message),
+        key_hash,
         state,
         reason,
         error: None,
         attempts: released.unwrap_or(0),
         due_in: std::time::Duration::ZERO,
+        dead_letter: None,
     }
 }
 
-pub(crate) fn log_hold(meta: &Meta, hold: &Hold) {
+fn log_hold(meta: &Meta, hold: &Hold) {
     let (seq, message_id, correlation_id) = (meta.seq.0, &meta.id, &meta.correlation_id);
-    let (topic, reason) = (&*meta.topic, hold.reason.as_str());
+    let (topic, reason) = (meta.topic(), hold.reason.as_str());
     let (key_hash, key) = (hold.key_hash.map(display), meta.key_shown.as_deref());
     if hold.state == HoldState::Parked {
         tracing::error!(target: "outboxd::held", seq, %message_id, correlation_id, topic, key_hash, key, reason,
-            error = hold.error, "message is parked: an operator must retry or discard it");
+            error = hold.error, dead_letter = hold.dead_letter, "message is parked: an operator must retry or discard it");
     } else {
         tracing::debug!(target: "outboxd::held", seq, %message_id, correlation_id, topic, key_hash, key, reason,
             error = hold.error, "message is held");

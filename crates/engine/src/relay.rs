@@ -47,8 +47,9 @@ impl<O: Outbox, P: Publisher> Relay<O, P> {
     /// A relay between the two. `seed` feeds every random choice (jitter), so that a run can be repeated.
     pub fn new(outbox: O, publisher: P, config: RelayConfig, observer: Arc<dyn Observe>, seed: u64) -> Self {
         let lasting = Lasting {
-            topics: Topics::default(),
+            topics: Topics::new(config.routes.clone()),
             suspects: BTreeSet::new(),
+            uncopied: BTreeSet::new(),
             rng: StdRng::seed_from_u64(seed),
             frame: 0,
             kafka_out_since: None,

@@ -80,12 +80,12 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         let mut failed_before = 0;
         let (mut metas, mut messages, mut bytes) = (Vec::new(), Vec::new(), 0);
         let now = Instant::now();
-        for Due { message, attempts } in due {
+        for Due { mut message, attempts, key_hash } in due {
             failed_before += usize::from(attempts > 0);
             if attempts > 0 && failed_before > ALONE_MAX {
                 continue;
             }
-            metas.push(self.meta(&message, now, Some(attempts)));
+            metas.push(self.meta(&mut message, now, Some((attempts, key_hash))));
             bytes += Message::cost_bytes(&message);
             messages.push(message);
         }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outboxd_core::{Backoff, HoldReason, TopicInfo};
+use outboxd_core::{Backoff, Destination, HoldReason, Routes, TopicInfo};
 use tokio::time::Instant;
 
 use crate::publisher::TopicState;
@@ -25,7 +25,7 @@ struct Entry {
     known: Known,
     checked_at: Instant,
     asking: bool,
-    /// A message was read since it was checked.
+    /// A message was to be published since it was checked.
     used: bool,
 }
 
@@ -45,40 +45,70 @@ pub(crate) enum Leave {
     Ask,
 }
 
-#[derive(Debug, Default)]
+/// What an answer about a topic has changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Learnt {
+    /// It can be written to now and could not before, or the other way round.
+    pub(crate) turned: bool,
+    /// How many partitions it had and has, if that is not the same.
+    pub(crate) partitions: Option<(i32, i32)>,
+}
+
+#[derive(Debug)]
 pub(crate) struct Topics {
+    routes: Routes,
+    /// By the topic that intents name.
+    destinations: HashMap<Box<str>, Arc<Destination>>,
     entries: HashMap<Arc<str>, Entry>,
+    /// Of every topic that could ever be written to; as many as the cluster has.
+    partitions: HashMap<Arc<str>, i32>,
 }
 
 impl Topics {
-    /// The shared name of a topic, so that a million messages do not hold a million copies.
-    pub(crate) fn name(&mut self, topic: &str) -> Arc<str> {
-        if let Some(entry) = self.entries.get_mut(topic) {
-            entry.used = true;
-            return Arc::clone(&entry.name);
+    pub(crate) fn new(routes: Routes) -> Self {
+        Self { routes, destinations: HashMap::new(), entries: HashMap::new(), partitions: HashMap::new() }
+    }
+
+    /// Where messages go whose intents name this topic; shared, so that a million messages do not hold a million copies. From now
+    /// on the topic is asked for.
+    pub(crate) fn destination(&mut self, intents_topic: &str) -> Arc<Destination> {
+        if let Some(known) = self.destinations.get(intents_topic) {
+            return Arc::clone(known);
         }
-        let name: Arc<str> = Arc::from(topic);
-        let entry = Entry {
-            name: Arc::clone(&name),
-            known: Known::Nothing,
-            checked_at: Instant::now(),
-            asking: false,
-            used: true,
-        };
-        self.entries.insert(Arc::clone(&name), entry);
-        name
+        let destination = Arc::new(self.routes.destination(intents_topic));
+        // What goes nowhere is not asked for, and not kept: anybody can make up any number of such names.
+        if destination.refusal.is_none() {
+            self.insert(&destination.topic);
+            self.destinations.insert(Box::from(intents_topic), Arc::clone(&destination));
+        }
+        destination
+    }
+
+    fn insert(&mut self, topic: &str) {
+        if !self.entries.contains_key(topic) {
+            let name: Arc<str> = Arc::from(topic);
+            let entry = Entry {
+                name: Arc::clone(&name),
+                known: Known::Nothing,
+                checked_at: Instant::now(),
+                asking: false,
+                used: true,
+            };
+            self.entries.insert(name, entry);
+        }
     }
 
     pub(crate) fn leave(&mut self, topic: &str) -> Leave {
-        match self.entries.get(topic).map(|entry| &entry.known) {
-            Some(Known::Writable(info)) => Leave::Write(*info),
-            Some(Known::Held { reason, .. }) => Leave::Hold(*reason),
-            Some(Known::Nothing) => Leave::Ask,
-            None => {
-                // Forgotten while the message waited: what is asked for must be known by name.
-                self.name(topic);
-                Leave::Ask
-            }
+        let Some(entry) = self.entries.get_mut(topic) else {
+            // Forgotten while the message waited: what is asked for must be known by name.
+            self.insert(topic);
+            return Leave::Ask;
+        };
+        entry.used = true;
+        match &entry.known {
+            Known::Writable(info) => Leave::Write(*info),
+            Known::Held { reason, .. } => Leave::Hold(*reason),
+            Known::Nothing => Leave::Ask,
         }
     }
 
@@ -112,7 +142,11 @@ impl Topics {
     /// Topics whose state should be asked for again: held ones whose time has come, and stale ones that were used since. Marks
     /// them, and forgets stale ones that were not.
     pub(crate) fn ask_again(&mut self, now: Instant) -> Vec<String> {
+        let before = self.entries.len();
         self.entries.retain(|_, entry| entry.asking || entry.used || !entry.is_stale(now));
+        if self.entries.len() < before {
+            self.destinations.retain(|_, destination| self.entries.contains_key(&destination.topic));
+        }
         let due = self.entries.values_mut().filter(|entry| {
             !entry.asking
                 && match &entry.known {
@@ -124,26 +158,28 @@ impl Topics {
         due.take(REFRESH_MAX).map(Entry::ask).collect()
     }
 
-    /// Takes an answer in. `true` if the topic changed between writable and held.
-    pub(crate) fn learn(&mut self, topic: &str, state: &TopicState, now: Instant, random: f64) -> bool {
-        let Some(entry) = self.entries.get_mut(topic) else { return false };
+    /// Takes an answer in.
+    pub(crate) fn learn(&mut self, topic: &str, state: &TopicState, now: Instant, random: f64) -> Learnt {
+        let Some(entry) = self.entries.get_mut(topic) else { return Learnt::default() };
         entry.asking = false;
         match state {
             TopicState::Writable(info) => {
                 entry.checked_at = now;
-                let was_held = matches!(entry.known, Known::Held { .. });
+                let turned = matches!(entry.known, Known::Held { .. });
                 entry.known = Known::Writable(*info);
-                was_held
+                let had = self.partitions.insert(Arc::clone(&entry.name), info.partitions);
+                let partitions = had.filter(|had| *had != info.partitions).map(|had| (had, info.partitions));
+                Learnt { turned, partitions }
             }
             TopicState::Held(reason) => {
                 entry.checked_at = now;
-                entry.hold(*reason, now, random)
+                Learnt { turned: entry.hold(*reason, now, random), partitions: None }
             }
             TopicState::Unreachable(_) => {
                 if let Known::Held { check_at, backoff, .. } = &mut entry.known {
                     *check_at = now + backoff.next(random);
                 }
-                false
+                Learnt::default()
             }
         }
     }

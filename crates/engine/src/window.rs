@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use outboxd_core::{Cursor, Hold, KeyHash, PageFrame, Receipt, ReceiptEntry, Scheduled, Seq};
+use outboxd_core::{Cursor, Destination, Hold, KeyHash, PageFrame, Receipt, ReceiptEntry, Scheduled, Seq};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -22,7 +22,9 @@ pub(crate) struct Meta {
     pub(crate) seq: Seq,
     pub(crate) id: Uuid,
     pub(crate) correlation_id: String,
-    pub(crate) topic: Arc<str>,
+    /// Where it goes, and the policy of its topic.
+    pub(crate) destination: Arc<Destination>,
+    /// The key that keeps its order with it.
     pub(crate) key_hash: Option<KeyHash>,
     /// The key, if the log is to show it.
     pub(crate) key_shown: Option<Box<str>>,
@@ -35,6 +37,10 @@ pub(crate) struct Meta {
 impl Meta {
     pub(crate) fn attempts(&self) -> u32 {
         self.released.unwrap_or(0)
+    }
+
+    pub(crate) fn topic(&self) -> &str {
+        &self.destination.topic
     }
 }
 
@@ -52,6 +58,8 @@ enum Slot {
     Held {
         hold: Hold,
     },
+    /// Parked, once its copy is on the dead-letter topic; the flag says whether the copy is with the client.
+    Copying(bool),
     Scheduled(Scheduled),
     /// Failed in a way that is nobody's fault: it will be read again, so nothing from here on is settled.
     Void,
@@ -177,6 +185,18 @@ impl Window {
         }
     }
 
+    /// Takes a message that has no verdict and is not published; it must be given one.
+    pub(crate) fn take_open(&mut self, token: Token) -> Option<Meta> {
+        let slot = self.slot(token)?;
+        match std::mem::replace(slot, Slot::Void) {
+            Slot::Open(meta) => Some(meta),
+            other => {
+                *slot = other;
+                None
+            }
+        }
+    }
+
     /// What is known of a message that has no verdict and is not published.
     pub(crate) fn open(&mut self, token: Token) -> Option<&Meta> {
         match self.slot(token)? {
@@ -191,6 +211,29 @@ impl Window {
 
     pub(crate) fn held(&mut self, token: Token, hold: Hold) {
         self.holds_unsettled += 1;
+        self.decide(token, Slot::Held { hold });
+    }
+
+    /// The message will be parked once it is copied: a hold that is no row yet.
+    pub(crate) fn copying(&mut self, token: Token) {
+        self.holds_unsettled += 1;
+        self.decide(token, Slot::Copying(false));
+    }
+
+    /// The copy was handed to the client.
+    pub(crate) fn copy_published(&mut self, token: Token) {
+        self.outstanding += 1;
+        self.decide(token, Slot::Copying(true));
+    }
+
+    /// There is a report about the copy.
+    pub(crate) fn copy_reported(&mut self, token: Token) {
+        self.outstanding -= 1;
+        self.decide(token, Slot::Copying(false));
+    }
+
+    /// The message is parked now, copied or not.
+    pub(crate) fn copied(&mut self, token: Token, hold: Hold) {
         self.decide(token, Slot::Held { hold });
     }
 
@@ -231,8 +274,11 @@ impl Window {
 
     /// Messages that Kafka may hold although nothing says so in the database.
     pub(crate) fn possible_duplicates(&self) -> u64 {
-        let unsettled = self.frames.iter().flat_map(|frame| &frame.slots).filter(|slot| {
-            matches!(slot, Slot::Published(..) | Slot::Dispatched { .. } | Slot::Void | Slot::Settling)
+        let unsettled = self.frames.iter().flat_map(|frame| &frame.slots).filter(|slot| match slot {
+            Slot::Published(..) | Slot::Dispatched { .. } | Slot::Void | Slot::Settling => true,
+            Slot::Copying(with_client) => *with_client,
+            Slot::Held { hold } => hold.dead_letter.is_some(),
+            Slot::Open(_) | Slot::Scheduled(_) => false,
         });
         unsettled.count() as u64
     }
@@ -319,7 +365,7 @@ impl Batch {
                 let before = now.saturating_duration_since(at).as_millis();
                 let entry = ReceiptEntry {
                     seq: meta.seq,
-                    topic: meta.topic.to_string(),
+                    topic: meta.topic().to_owned(),
                     receipt,
                     acknowledged_ms_before: u32::try_from(before).unwrap_or(u32::MAX),
                 };
@@ -335,7 +381,7 @@ impl Batch {
             }
             Slot::Held { hold } => self.holds.push(hold),
             Slot::Scheduled(scheduled) => self.scheduled.push(scheduled),
-            Slot::Open(_) | Slot::Published(..) | Slot::Void | Slot::Settling => {}
+            Slot::Open(_) | Slot::Published(..) | Slot::Copying(_) | Slot::Void | Slot::Settling => {}
         }
     }
 }

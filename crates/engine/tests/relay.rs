@@ -13,6 +13,9 @@ use tokio_util::sync::CancellationToken;
 #[path = "relay/caution.rs"]
 mod caution;
 
+#[path = "relay/routes.rs"]
+mod routes;
+
 #[derive(Debug, Default)]
 struct Seen(Mutex<Counts>);
 
@@ -26,8 +29,13 @@ struct Counts {
     retried: u32,
     refused_settles: u32,
     parked: u32,
+    set_aside: u32,
     enqueued: usize,
     overtaken: u32,
+    skipped: u32,
+    dead_lettered: u32,
+    dead_letter_failures: u32,
+    partition_changes: u32,
 }
 
 impl Observe for Seen {
@@ -44,8 +52,13 @@ impl Observe for Seen {
             Event::Attempt { outcome: Outcome::Retry, .. } => counts.retried += 1,
             Event::SettleRefused => counts.refused_settles += 1,
             Event::Held { parked: true, .. } => counts.parked += 1,
+            Event::Held { parked: false, .. } => counts.set_aside += 1,
             Event::Enqueued { messages } => counts.enqueued += messages,
             Event::Overtaken => counts.overtaken += 1,
+            Event::Skipped => counts.skipped += 1,
+            Event::DeadLettered => counts.dead_lettered += 1,
+            Event::DeadLetterFailed => counts.dead_letter_failures += 1,
+            Event::PartitionsChanged => counts.partition_changes += 1,
             _ => {}
         }
     }

@@ -19,6 +19,45 @@ const CLIENT_RECORD_BYTES: (usize, usize) = (1_000, 1_000_000_000);
 /// Room for what librdkafka counts beside the record itself when it checks the size.
 const CLIENT_RECORD_SLACK_BYTES: usize = 1_024;
 
+/// How record batches are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// gzip.
+    Gzip,
+    /// Snappy.
+    Snappy,
+    /// LZ4: costs the least for what it saves.
+    #[default]
+    Lz4,
+    /// Zstandard.
+    Zstd,
+}
+
+impl Compression {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::None, Self::Gzip, Self::Snappy, Self::Lz4, Self::Zstd];
+
+    /// The word used in the configuration, ours and librdkafka's.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Gzip => "gzip",
+            Self::Snappy => "snappy",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+        }
+    }
+
+    /// The compression of that word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|compression| compression.as_str() == word)
+    }
+}
+
 /// What was configured. `Debug` names the properties and shows no value.
 #[derive(Clone)]
 pub struct KafkaConfig {
@@ -28,6 +67,8 @@ pub struct KafkaConfig {
     pub client_id: String,
     /// librdkafka's settings as they are, except those that [`validate`](crate::validate) refuses.
     pub properties: BTreeMap<String, String>,
+    /// How batches are compressed.
+    pub compression: Compression,
     /// Largest record in bytes for topics whose own limit cannot be read.
     pub message_max_bytes: usize,
     /// Upper bound of the payloads in the client's queue, in bytes. No record larger than this can be published.
@@ -46,6 +87,7 @@ impl KafkaConfig {
             bootstrap_servers: bootstrap_servers.into(),
             client_id: "outboxd".to_owned(),
             properties: BTreeMap::new(),
+            compression: Compression::default(),
             message_max_bytes: MESSAGE_MAX_BYTES_DEFAULT,
             queue_bytes: 64 * 1024 * 1024,
             queue_messages: 100_000,
@@ -66,6 +108,7 @@ impl KafkaConfig {
             .set("message.timeout.ms", "0")
             // Where the Java client puts a key, so that streams of both can be joined.
             .set("partitioner", "murmur2_random")
+            .set("compression.type", self.compression.as_str())
             .set("batch.size", limits.batch_bytes.to_string())
             .set("message.max.bytes", limits.client_record_bytes().to_string())
             .set("queue.buffering.max.kbytes", (self.queue_bytes / 1024).max(1).to_string())
@@ -129,6 +172,7 @@ impl fmt::Debug for KafkaConfig {
             .field("bootstrap_servers", &self.bootstrap_servers)
             .field("client_id", &self.client_id)
             .field("properties", &self.properties.keys().collect::<Vec<_>>())
+            .field("compression", &self.compression)
             .field("message_max_bytes", &self.message_max_bytes)
             .field("queue_bytes", &self.queue_bytes)
             .field("queue_messages", &self.queue_messages)

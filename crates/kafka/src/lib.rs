@@ -28,7 +28,7 @@ pub mod reader;
 
 pub mod mock;
 
-pub use config::KafkaConfig;
+pub use config::{Compression, KafkaConfig};
 pub use connection::{Connection, ConnectionError};
 pub use inspect::inspect;
 pub use mock::{MockBroker, MockRefusal};

@@ -27,6 +27,7 @@ const CODE: &str = "would run code or load a library that the configuration name
 const CREATE: &str = "the relay never creates topics";
 const QUEUE: &str = "the queue is bounded by relay.in_flight_bytes, and its wait by linger.ms";
 const BATCH: &str = "follows from the topics' max.message.bytes";
+const COMPRESSION: &str = "set kafka.compression";
 const WIRE: &str = "the relay asks the brokers what they speak; an old format would drop headers";
 const UNREAD: &str = "nothing reads it: the relay has metrics of its own";
 const MOCK: &str = "would replace the brokers by one inside the process, which forgets everything";
@@ -66,6 +67,8 @@ const BARRED: &[(&str, &str)] = &[
     ("queue.buffering.*", QUEUE),
     ("batch.size", BATCH),
     ("message.max.bytes", "set kafka.message_max_bytes"),
+    ("compression.type", COMPRESSION),
+    ("compression.codec", COMPRESSION),
     ("bootstrap.servers", "set kafka.bootstrap_servers"),
     ("metadata.broker.list", "set kafka.bootstrap_servers"),
     ("client.id", "the client is named after relay.instance"),
@@ -201,17 +204,24 @@ mod tests {
     }
 
     #[test]
-    fn settings_of_tls_sasl_and_compression_pass() {
+    fn settings_of_tls_and_sasl_pass_and_the_level_of_compression() {
         let config = with(&[
             ("security.protocol", "sasl_ssl"),
             ("sasl.mechanism", "SCRAM-SHA-512"),
             ("sasl.username", "relay"),
             ("sasl.password", "pw"),
-            ("compression.type", "zstd"),
+            ("compression.level", "3"),
             ("linger.ms", "1"),
             ("socket.timeout.ms", "5000"),
         ]);
         assert_eq!(validate(&config), []);
+    }
+
+    #[test]
+    fn this_build_has_every_compression() {
+        for compression in crate::Compression::ALL {
+            assert_eq!(validate(&KafkaConfig { compression, ..with(&[]) }), []);
+        }
     }
 
     #[test]
@@ -232,7 +242,7 @@ mod tests {
             ("no.such.setting", "canary-1"),
             ("security.protocol", "canary-2"),
             ("linger.ms", "canary-3"),
-            ("compression.type", "zstd"),
+            ("compression.level", "3"),
         ]);
         config.bootstrap_servers = " ".to_owned();
         config.queue_bytes = 10;
@@ -276,7 +286,7 @@ mod tests {
         for refused in ["sasl.pasword", "plugin.library.paths", "acks", "no\0name"] {
             assert!(refused_by_name(refused).is_some(), "{refused}");
         }
-        for taken in ["sasl.password", "linger.ms", "compression.type", "ssl.ca.pem", "debug"] {
+        for taken in ["sasl.password", "linger.ms", "compression.level", "ssl.ca.pem", "debug"] {
             assert_eq!(refused_by_name(taken), None, "{taken}");
         }
     }
@@ -295,6 +305,6 @@ mod tests {
         ] {
             assert!(is_secret(secret), "{secret}");
         }
-        assert!(!is_secret("sasl.username") && !is_secret("compression.type"));
+        assert!(!is_secret("sasl.username") && !is_secret("compression.level"));
     }
 }

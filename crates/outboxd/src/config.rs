@@ -13,6 +13,8 @@ mod database_url;
 
 mod properties;
 
+mod routes;
+
 mod reference;
 
 use std::collections::BTreeMap;
@@ -22,7 +24,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use outboxd_engine::{PageLimit, PurgeLimit, RelayConfig};
-use outboxd_kafka::KafkaConfig;
+use outboxd_kafka::{Compression, KafkaConfig};
 use outboxd_postgres::schema::SchemaName;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -196,6 +198,7 @@ impl Config {
             poll_max,
             settle_every: check.millis("relay.settle_every_ms"),
             attempts_max: clamp_u32(check.number("relay.attempts_max")),
+            routes: routes::of(&mut check, &raw.routes),
             outage_after: check.millis("relay.outage_after_ms"),
             backoff_min,
             backoff_max,
@@ -230,6 +233,7 @@ impl Config {
         };
         if check.problems.0.is_empty() {
             config.shown = shown(&check.values, &raw.properties, &config);
+            config.shown.extend((1..).zip(&raw.routes).flat_map(|(number, route)| route.shown(number)));
             Ok(config)
         } else {
             Err(check.problems)
@@ -364,6 +368,7 @@ impl Check {
                 .into_iter()
                 .map(|(name, value)| (name, value.expose_secret().to_owned()))
                 .collect(),
+            compression: self.parsed("kafka.compression", Compression::parse).unwrap_or_default(),
             message_max_bytes,
             // Everything in flight fits, so a full queue is never what a message waits for; and one record always does.
             queue_bytes: relay

@@ -18,15 +18,17 @@ pub(crate) enum Stage {
     Acknowledged,
     Settling,
     Settled,
+    DeadLettered,
 }
 
-const STAGES: [(&str, Stage); 6] = [
+const STAGES: [(&str, Stage); 7] = [
     ("read", Stage::Read),
     ("durable", Stage::Durable),
     ("enqueued", Stage::Enqueued),
     ("acknowledged", Stage::Acknowledged),
     ("settling", Stage::Settling),
     ("settled", Stage::Settled),
+    ("dead_lettered", Stage::DeadLettered),
 ];
 
 /// Aborts the process. No destructor runs, as with `kill -9`.
@@ -58,6 +60,7 @@ impl Failpoint {
             Event::Acknowledged { .. } => Some(Stage::Acknowledged),
             Event::Settling => Some(Stage::Settling),
             Event::Settled { .. } => Some(Stage::Settled),
+            Event::DeadLettered => Some(Stage::DeadLettered),
             Event::Heartbeat
             | Event::StandingBy
             | Event::Leading { .. }
@@ -70,6 +73,9 @@ impl Failpoint {
             | Event::Scheduled
             | Event::Held { .. }
             | Event::Overtaken
+            | Event::Skipped
+            | Event::DeadLetterFailed
+            | Event::PartitionsChanged
             | Event::Released { .. }
             | Event::PossibleDuplicates { .. }
             | Event::InFlight { .. }

@@ -74,7 +74,7 @@ fn obey(global: &Global, command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Check(asked) => {
             let config = load(None, Needs::BOTH)?;
-            wait(commands::check(Adapter::of(&config)?, &config.kafka, &asked))?;
+            wait(commands::check(Adapter::of(&config)?, &config.kafka, &config.relay.routes, &asked))?;
         }
         Command::Status(asked) => {
             let config = load(None, Needs::DATABASE)?;
@@ -82,7 +82,7 @@ fn obey(global: &Global, command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Held(asked) => {
             let config = load(None, Needs::DATABASE)?;
-            wait(commands::held(Adapter::of(&config)?, asked))?;
+            wait(commands::held(Adapter::of(&config)?, &config.relay.routes, asked))?;
         }
         Command::Scheduled(asked) => {
             let config = load(None, Needs::DATABASE)?;

@@ -77,6 +77,10 @@ struct Handles {
     scheduled: Counter,
     released: Counter,
     overtaken: Counter,
+    skipped: Counter,
+    dead_lettered: Counter,
+    dead_letter_failures: Counter,
+    partition_changes: Counter,
     possible_duplicates: Counter,
     outages: [Counter; 2],
     outage_now: [Gauge; 2],
@@ -221,6 +225,10 @@ impl Observe for Metrics {
             Event::Held { reason, parked: false } => add(&handles.held, &reason, 1),
             Event::Scheduled => handles.scheduled.increment(1),
             Event::Overtaken => handles.overtaken.increment(1),
+            Event::Skipped => handles.skipped.increment(1),
+            Event::DeadLettered => handles.dead_lettered.increment(1),
+            Event::DeadLetterFailed => handles.dead_letter_failures.increment(1),
+            Event::PartitionsChanged => handles.partition_changes.increment(1),
             Event::Released { messages } => handles.released.increment(messages as u64),
             Event::Settling => {}
             Event::Settled { messages, took } => {
@@ -294,6 +302,10 @@ impl Handles {
             scheduled: counter("outboxd_scheduled_total"),
             released: counter("outboxd_released_total"),
             overtaken: counter("outboxd_overtaken_total"),
+            skipped: counter("outboxd_skipped_total"),
+            dead_lettered: counter("outboxd_dead_lettered_total"),
+            dead_letter_failures: counter("outboxd_dead_letter_failures_total"),
+            partition_changes: counter("outboxd_partition_changes_total"),
             possible_duplicates: counter("outboxd_possible_duplicates_total"),
             outages: by_side("outboxd_outages_total"),
             outage_now: [Side::Database, Side::Kafka]

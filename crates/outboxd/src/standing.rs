@@ -292,6 +292,10 @@ impl Observe for Standing {
             | Event::Scheduled
             | Event::Held { .. }
             | Event::Overtaken
+            | Event::Skipped
+            | Event::DeadLettered
+            | Event::DeadLetterFailed
+            | Event::PartitionsChanged
             | Event::Released { .. }
             | Event::Settling
             | Event::PurgeStep(_) => {}

@@ -100,7 +100,7 @@ pub(crate) struct Touched {
 }
 
 impl Touched {
-    /// What is known before the database has answered.
+    /// What is known before the database has answered; it adds the keys that were dispatched or skipped.
     pub(crate) fn by(holds: &[Hold]) -> Self {
         // The one that a follower waits for may have left already.
         let behind = holds.iter().filter(|hold| hold.state == HoldState::Behind);
@@ -225,6 +225,7 @@ impl PostgresOutbox {
             due.push(Due {
                 message: call.value(message(row, 2, clock))?,
                 attempts: u32::try_from(attempts).unwrap_or(0),
+                key_hash: call.value(row.try_get::<Option<i64>, _>("key_hash"))?.map(KeyHash::from_i64),
             });
         }
         if i64::try_from(due.len()).is_ok_and(|len| len < limit) {

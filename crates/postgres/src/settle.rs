@@ -63,6 +63,7 @@ impl PostgresOutbox {
             .bind(
                 scheduled.iter().map(|scheduled| scheduled.key_hash.map(KeyHash::to_i64)).collect::<Vec<_>>(),
             )
+            .bind(columns.dead_letter)
             .bind(trial.map(|trial| trial.seq.0))
             .bind(trial.map_or(0, |trial| i32::try_from(trial.trials).unwrap_or(i32::MAX)))
             .bind(proves_term);
@@ -116,13 +117,17 @@ struct HoldColumns {
     error: Vec<Option<String>>,
     attempts: Vec<i32>,
     due_us: Vec<Option<i64>>,
+    dead_letter: Vec<Option<String>>,
 }
 
 impl HoldColumns {
     fn of(holds: Vec<Hold>) -> Self {
         let mut columns = Self::default();
-        for Hold { seq: Seq(seq), topic, key_hash, state, reason, error, attempts, due_in } in holds {
+        for hold in holds {
+            let Hold { seq: Seq(seq), topic, key_hash, state, reason, error, attempts, due_in, dead_letter } =
+                hold;
             columns.seq.push(seq);
+            columns.dead_letter.push(dead_letter);
             columns.topic.push(topic);
             columns.key_hash.push(key_hash.map(KeyHash::to_i64));
             columns.state.push(state.as_str());

@@ -64,12 +64,12 @@ async fn edit(
         .await?;
     sqlx::query(include_str!("sql/held_move.sql"))
         .bind(seq)
-        .bind(&stored.topic)
+        .bind(&stored.destination)
         .bind(stored.key_hash.map(KeyHash::to_i64))
         .bind(change.retry)
         .execute(&mut *transaction)
         .await?;
-    if stored.changes_topic {
+    if stored.destination.is_some() {
         // What waited behind it goes without it.
         sqlx::query(include_str!("sql/held_promote.sql"))
             .bind(row.try_get::<Option<i64>, _>("key_hash")?)

@@ -69,7 +69,13 @@ async fn due(
     transaction.commit().await?;
     let due = rows
         .iter()
-        .map(|row| Ok(Due { message: message(row)?, attempts: row.try_get("attempts")? }))
+        .map(|row| {
+            Ok(Due {
+                message: message(row)?,
+                attempts: row.try_get("attempts")?,
+                key_hash: row.try_get::<Option<i64>, _>("key_hash")?.map(KeyHash::from_i64),
+            })
+        })
         .collect::<Result<_, Failure>>()?;
     Ok((due, change))
 }

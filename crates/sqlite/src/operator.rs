@@ -430,6 +430,7 @@ fn held_message(row: &SqliteRow) -> Result<HeldMessage, sqlx::Error> {
         error: row.try_get("error")?,
         attempts: row.try_get("attempts")?,
         failures: parse_failures(&failures).map_err(|error| undecodable("failures", error))?,
+        dead_letter: row.try_get("dead_letter")?,
         created_at: required(row, "created_at")?,
         held_at: required(row, "held_at")?,
         due_at: timestamp(row, "due_at")?,
@@ -438,7 +439,6 @@ fn held_message(row: &SqliteRow) -> Result<HeldMessage, sqlx::Error> {
             .try_get::<Option<i64>, _>("payload_bytes")?
             .and_then(|bytes| u64::try_from(bytes).ok()),
         behind,
-        dead_letter: row.try_get("dead_letter")?,
         edit,
     })
 }

@@ -130,6 +130,7 @@ async fn store_hold(connection: &mut SqliteConnection, hold: &Hold, before: &Cur
         .bind(hold.attempts)
         .bind(hold.due_in.as_secs_f64())
         .bind(before.high.0)
+        .bind(&hold.dead_letter)
         .execute(connection)
         .await?;
     Ok(())

@@ -278,6 +278,7 @@ pub(crate) fn hold(message: &Message, state: HoldState, attempts: u32) -> Hold {
         error: (state != HoldState::Behind).then(|| format!("refused after {attempts} attempts")),
         attempts,
         due_in: Duration::ZERO,
+        dead_letter: None,
     }
 }
 
@@ -385,6 +386,8 @@ macro_rules! outbox_conformance {
             holding::followers_of_an_unblocked_key_go_in_order,
             holding::keys_do_not_wait_for_one_another,
             holding::messages_without_a_key_wait_for_nobody,
+            holding::a_message_that_is_skipped_lets_its_followers_go,
+            holding::a_skipped_message_that_is_retried_has_no_order,
             holding::due_messages_come_in_order_and_within_the_limit,
             holding::a_retry_by_an_operator_makes_a_parked_message_due,
             holding::a_discard_by_an_operator_lets_the_next_of_the_key_go,
@@ -429,6 +432,7 @@ macro_rules! operator_conformance {
             operating::an_operator_sees_what_is_held_and_why,
             operating::the_topics_in_use_are_listed_once_and_in_order,
             operating::held_messages_can_be_filtered,
+            operating::an_operator_sees_where_the_copy_of_a_parked_message_is,
             operating::the_last_ten_failures_are_kept,
             operating::what_an_operator_did_is_kept_in_the_audit,
             operating::a_follower_is_never_retried_before_its_head,

@@ -48,6 +48,7 @@ pub async fn eventually<T>(what: &str, deadline: Duration, mut look: impl AsyncF
 pub struct Setup {
     binary: PathBuf,
     environment: BTreeMap<String, String>,
+    file: Option<String>,
 }
 
 impl fmt::Debug for Setup {
@@ -62,7 +63,7 @@ impl Setup {
     /// short, so that tests are quick.
     #[must_use]
     pub fn new(binary: &str, database_url: &str, bootstrap: &str) -> Self {
-        Self { binary: PathBuf::from(binary), environment: BTreeMap::new() }
+        Self { binary: PathBuf::from(binary), environment: BTreeMap::new(), file: None }
             .set("database.url", database_url)
             .set("kafka.bootstrap_servers", bootstrap)
             .set("http.listen", "127.0.0.1:0")
@@ -84,7 +85,19 @@ impl Setup {
         self
     }
 
+    /// The contents of a configuration file, for what no environment variable can say.
+    #[must_use]
+    pub fn file(mut self, toml: &str) -> Self {
+        self.file = Some(toml.to_owned());
+        self
+    }
+
     fn command(&self, directory: &Path) -> Command {
+        if let Some(toml) = &self.file {
+            let place = directory.join("config");
+            std::fs::create_dir_all(&place).expect("make a directory for the configuration");
+            std::fs::write(place.join("outboxd.toml"), toml).expect("write the configuration");
+        }
         let mut command = Command::new(&self.binary);
         // Nothing of the developer's own configuration gets in.
         command.env_clear().envs(&self.environment).current_dir(directory).stdin(Stdio::null());

@@ -17,8 +17,10 @@ pub struct HeldEdit {
     pub set_headers: Vec<(String, String)>,
     /// Headers to take away.
     pub remove_headers: Vec<String>,
-    /// Another topic.
+    /// Another topic, as an intent would name it.
     pub topic: Option<String>,
+    /// Where messages go whose intents name that topic, if it is another one: a route may have a prefix.
+    pub destination: Option<String>,
     /// Another partition, or none: the key decides.
     pub partition: Option<Option<i32>>,
     /// Another payload.
@@ -119,12 +121,12 @@ impl fmt::Debug for Editable {
 pub struct StoredEdit {
     /// Which of the columns count: topic, partition, headers, payload.
     pub edited: Vec<String>,
-    /// The topic that the message has now.
+    /// The topic that the message names now.
     pub topic: String,
-    /// Hash of that topic and the key.
+    /// If that is another one than before: where it goes.
+    pub destination: Option<String>,
+    /// Hash of the destination and the key.
     pub key_hash: Option<KeyHash>,
-    /// Whether the topic is another one than before.
-    pub changes_topic: bool,
     /// The partition that the message has now.
     pub partition: Option<i32>,
     /// The headers that the message has now: an object of strings.
@@ -180,10 +182,15 @@ impl HeldEdit {
             "before": shown(&message.topic, message.partition, &message.headers, message.payload_bytes),
             "after": shown(&topic, partition, &headers, payload_bytes),
         });
+        let destination =
+            (topic != message.topic).then(|| self.destination.clone().unwrap_or_else(|| topic.clone()));
+        let key_hash = destination
+            .as_deref()
+            .and_then(|destination| message.key.as_ref().map(|key| KeyHash::of_parts(destination, key)));
         Ok(StoredEdit {
             edited: edited.into_iter().collect(),
-            key_hash: message.key.as_ref().map(|key| KeyHash::of_parts(&topic, key)),
-            changes_topic: topic != message.topic,
+            destination,
+            key_hash,
             topic,
             partition,
             headers: headers_json,
@@ -257,6 +264,7 @@ mod tests {
             set_headers: vec![("tenant".into(), "hidden".into()), ("new".into(), "x".into())],
             remove_headers: vec!["kind".into()],
             topic: Some("payments".into()),
+            destination: Some("eu.payments".into()),
             partition: Some(Some(3)),
             payload: Some(b"classified".to_vec()),
             retry: false,
@@ -264,8 +272,8 @@ mod tests {
         let stored = edit.apply(&message()).unwrap();
         assert_eq!(stored.edited, ["headers", "partition", "payload", "topic"]);
         assert_eq!(stored.headers, json!({ "tenant": "hidden", "new": "x" }));
-        assert_eq!(stored.key_hash, Some(KeyHash::of_parts("payments", "k")));
-        assert!(stored.changes_topic);
+        assert_eq!(stored.key_hash, Some(KeyHash::of_parts("eu.payments", "k")));
+        assert_eq!((stored.topic.as_str(), stored.destination.as_deref()), ("payments", Some("eu.payments")));
         let kept = format!("{} {edit:?}", stored.details);
         assert!(["hidden", "secret", "classified"].iter().all(|value| !kept.contains(value)), "{kept}");
         assert_eq!(stored.details["after"]["headers"], json!(["tenant", "new"]));

@@ -2,20 +2,31 @@
 
 use std::time::Duration;
 
-use outboxd_core::{HoldReason, HoldState};
+use outboxd_core::{HoldReason, HoldState, Pattern, Route, Routes};
+use outboxd_engine::RelayConfig;
 use outboxd_testkit::scripted::{MemoryTable, ScriptedBroker};
 
-use super::{Running, numbered, payloads, until};
+use super::{Running, config, numbered, payloads, until};
 
 /// Starts a relay again and again, as a supervisor does, until it lives to see the state. Returns it, and how many have ended.
 async fn restarted_until(
     table: &MemoryTable,
     broker: &ScriptedBroker,
     what: &str,
+    state: impl FnMut() -> bool,
+) -> (Running, u32) {
+    restarted_with(table, broker, config(), what, state).await
+}
+
+async fn restarted_with(
+    table: &MemoryTable,
+    broker: &ScriptedBroker,
+    config: RelayConfig,
+    what: &str,
     mut state: impl FnMut() -> bool,
 ) -> (Running, u32) {
     for ended in 0..20 {
-        let relay = Running::start(table, broker);
+        let relay = Running::start_with(table, broker, config.clone());
         until(what, || relay.task.is_finished() || state()).await;
         if !relay.task.is_finished() {
             return (relay, ended);
@@ -163,5 +174,21 @@ async fn kills_of_an_idle_relay_cost_the_next_one_nothing() {
     until("100 receipts", || table.receipts().len() == 100).await;
     assert!(table.settles() - settles < 30, "{} settles: one message at a time", table.settles());
     assert!(broker.log().iter().filter(|record| record.alone).count() < 10);
+    relay.drained().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_ends_the_process_is_parked_without_a_copy_that_would_end_it_too() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders", "dead"]));
+    broker.deadly("a1");
+    table.commit(&numbered("orders", "a", 0..2));
+    let all = || vec![Pattern::parse("*").unwrap()];
+    let route = Route { topics: all(), dead_letter: Some("dead".to_owned()), ..Route::default() };
+    let config = RelayConfig { routes: Routes::new(all(), vec![route]), ..config() };
+    let (relay, ended) =
+        restarted_with(&table, &broker, config, "it is parked", || !table.held().is_empty()).await;
+    assert!(ended <= 6, "{ended}");
+    assert_eq!(table.held()[0].reason, HoldReason::CrashesRelay);
+    assert!(broker.log().iter().all(|record| record.topic == "orders"));
     relay.drained().await;
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
 
 use anyhow::anyhow;
+use outboxd_core::Routes;
 use outboxd_engine::{Finding, Operate, OutboxError, Severity};
 use outboxd_kafka::KafkaConfig;
 use outboxd_postgres::PostgresOperator;
@@ -18,7 +19,12 @@ use crate::output;
 const BROKERS: &str = "brokers";
 
 /// Looks at database and Kafka and says what it found, each finding with its remedy.
-pub(crate) async fn check(adapter: Adapter, kafka: &KafkaConfig, asked: &Check) -> Result<(), Failure> {
+pub(crate) async fn check(
+    adapter: Adapter,
+    kafka: &KafkaConfig,
+    routes: &Routes,
+    asked: &Check,
+) -> Result<(), Failure> {
     let database = match adapter {
         Adapter::Postgres(config) => look_at(PostgresOperator::new(*config)).await,
         Adapter::Sqlite(config) => look_at(SqliteOperator::new(config)).await,
@@ -28,9 +34,10 @@ pub(crate) async fn check(adapter: Adapter, kafka: &KafkaConfig, asked: &Check) 
     let mut intent_max_bytes = None;
     let mut findings = match database {
         Ok(outbox) => {
-            topics.extend(outbox.topics);
             intent_max_bytes = outbox.max_message_bytes;
-            outbox.findings
+            let (destinations, refused) = destinations(routes, &outbox.topics);
+            topics.extend(destinations);
+            outbox.findings.into_iter().chain(refused).collect()
         }
         Err(error) => {
             if matches!(error, OutboxError::Unavailable { .. }) {
@@ -69,6 +76,27 @@ async fn look_at(operator: impl Operate) -> Result<Outbox, OutboxError> {
     }
     let topics = operator.topics().await?;
     Ok(Outbox { findings, topics, max_message_bytes: Some(operator.max_message_bytes().await?) })
+}
+
+/// The topics at Kafka that intents and policies lead to, and what is to be said of intents that go nowhere.
+fn destinations(routes: &Routes, intents_topics: &[String]) -> (Vec<String>, Option<Finding>) {
+    let (mut topics, mut refused) = (Vec::new(), Vec::new());
+    for topic in intents_topics {
+        let destination = routes.destination(topic);
+        match destination.refusal {
+            None => topics.push(destination.topic.to_string()),
+            Some(_) => refused.push(topic.as_str()),
+        }
+    }
+    topics.extend(routes.iter().filter_map(|route| route.dead_letter.clone()));
+    let finding = (!refused.is_empty()).then(|| Finding {
+        check: "topics allowed".to_owned(),
+        severity: Severity::Warning,
+        found: format!("intents name topics that are illegal or not allowed: {}", refused.join(", ")),
+        remedy: "they are parked: correct the application, or add the topics to relay.topics_allowed"
+            .to_owned(),
+    });
+    (topics, finding)
 }
 
 /// An error as a finding, so that what Kafka says is shown as well.

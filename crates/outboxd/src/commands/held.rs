@@ -5,7 +5,7 @@ mod bulk;
 mod edit;
 
 use anyhow::anyhow;
-use outboxd_core::{Explanation, KeyHash};
+use outboxd_core::{Explanation, KeyHash, Routes};
 use outboxd_engine::{
     AuditFilter, AuditLine, AuditedAction, BulkAction, HeldFilter, HeldId, HeldMessage, HoldFailure, Operate,
     OperateError, OutboxError,
@@ -20,14 +20,14 @@ use crate::failure::Failure;
 use crate::output;
 
 /// Lists, shows, retries or discards held messages.
-pub(crate) async fn held(adapter: Adapter, command: Held) -> Result<(), Failure> {
+pub(crate) async fn held(adapter: Adapter, routes: &Routes, command: Held) -> Result<(), Failure> {
     match adapter {
-        Adapter::Postgres(config) => decide(PostgresOperator::new(*config), command).await,
-        Adapter::Sqlite(config) => decide(SqliteOperator::new(config), command).await,
+        Adapter::Postgres(config) => decide(PostgresOperator::new(*config), routes, command).await,
+        Adapter::Sqlite(config) => decide(SqliteOperator::new(config), routes, command).await,
     }
 }
 
-async fn decide(operator: impl Operate, command: Held) -> Result<(), Failure> {
+async fn decide(operator: impl Operate, routes: &Routes, command: Held) -> Result<(), Failure> {
     match command {
         Held::List(list) => {
             let mut filter = filter(&list.meant)?;
@@ -54,7 +54,7 @@ async fn decide(operator: impl Operate, command: Held) -> Result<(), Failure> {
         }
         Held::Retry(asked) => many(&operator, BulkAction::Retry, asked).await,
         Held::Discard(asked) => many(&operator, BulkAction::Discard, asked).await,
-        Held::Edit(asked) => edit::edit(&operator, asked).await,
+        Held::Edit(asked) => edit::edit(&operator, routes, asked).await,
         Held::Audit(asked) => {
             let filter = AuditFilter {
                 id: asked.id,
@@ -273,6 +273,7 @@ fn as_facts(shown: &Shown<'_>) -> String {
         ),
         ("state", message.state.as_str().to_owned()),
         ("reason", message.reason.as_str().to_owned()),
+        ("dead letter", message.dead_letter.clone().unwrap_or_else(dash)),
         ("last error", message.error.clone().unwrap_or_else(dash)),
         ("attempts", message.attempts.to_string()),
         ("behind it", message.followers.to_string()),
@@ -281,7 +282,6 @@ fn as_facts(shown: &Shown<'_>) -> String {
             "edited",
             edit.map_or_else(dash, |e| format!("{} at {}", e.edited.join(", "), output::time(e.edited_at))),
         ),
-        ("dead letter", message.dead_letter.clone().unwrap_or_else(dash)),
         ("inserted", output::time(message.created_at)),
         ("held since", output::time(message.held_at)),
         ("due", output::time_or_dash(message.due_at)),

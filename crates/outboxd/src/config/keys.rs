@@ -38,6 +38,14 @@ pub(crate) enum Kind {
     Filter,
     /// librdkafka settings.
     Properties,
+    /// Patterns of topics.
+    Patterns,
+    /// A topic.
+    Topic,
+    /// The beginning of a topic's name.
+    Prefix,
+    /// Headers under other names.
+    Aliases,
 }
 
 /// What holds if nobody sets a key.
@@ -94,10 +102,16 @@ pub(crate) const KEYS: &[Key] = &[
         doc: "The largest record batch to try; a topic's own limit applies as well where the relay may read it.",
     },
     Key {
+        name: "kafka.compression",
+        kind: Kind::Choice(&["none", "gzip", "snappy", "lz4", "zstd"]),
+        default: Default::Text("lz4"),
+        doc: "How record batches are compressed. Consumers need no setting for it.",
+    },
+    Key {
         name: "kafka.properties",
         kind: Kind::Properties,
         default: Default::Unset,
-        doc: "librdkafka settings by their own names: TLS, SASL, linger.ms, compression.type.",
+        doc: "librdkafka settings by their own names: TLS, SASL, linger.ms, compression.level.",
     },
     Key {
         name: "relay.instance",
@@ -152,6 +166,12 @@ pub(crate) const KEYS: &[Key] = &[
         kind: Kind::Number(1, 1_000),
         default: Default::Text("10"),
         doc: "Attempts charged to a message with an unknown error before it is parked. An outage charges none.",
+    },
+    Key {
+        name: "relay.topics_allowed",
+        kind: Kind::Patterns,
+        default: Default::Text("*"),
+        doc: "The topics that intents may name; a message of any other is parked as topic_not_allowed and not sent.",
     },
     Key {
         name: "relay.outage_after_ms",
@@ -239,6 +259,46 @@ pub(crate) const KEYS: &[Key] = &[
     },
 ];
 
+/// Every key of a `[[route]]`, in the order of the documentation.
+pub(crate) const ROUTE_KEYS: &[Key] = &[
+    Key {
+        name: "route.topics",
+        kind: Kind::Patterns,
+        default: Default::Unset,
+        doc: "The topics, as intents name them, that the route is for. No topic may be matched by two routes.",
+    },
+    Key {
+        name: "route.on_refused",
+        kind: Kind::Choice(&["block_key", "skip"]),
+        default: Default::Text("block_key"),
+        doc: "What a parked message means for later ones of its key: they wait behind it, or go on without it.",
+    },
+    Key {
+        name: "route.dead_letter",
+        kind: Kind::Topic,
+        default: Default::Unset,
+        doc: "The topic that gets a copy of each parked message, by its full name; no prefix is added.",
+    },
+    Key {
+        name: "route.attempts_max",
+        kind: Kind::Number(1, 1_000),
+        default: Default::Computed("that of relay.attempts_max"),
+        doc: "Attempts charged to a message with an unknown error before it is parked.",
+    },
+    Key {
+        name: "route.topic_prefix",
+        kind: Kind::Prefix,
+        default: Default::Unset,
+        doc: "Stands before the intent's topic in the name of the topic at Kafka.",
+    },
+    Key {
+        name: "route.header_aliases",
+        kind: Kind::Aliases,
+        default: Default::Unset,
+        doc: "Headers that the relay stamps, and the name under which each is sent a second time.",
+    },
+];
+
 impl Key {
     /// The environment variable that sets it.
     pub(crate) fn variable(&self) -> String {
@@ -254,7 +314,11 @@ impl Key {
             | Kind::Brokers
             | Kind::Instance
             | Kind::Address
-            | Kind::Filter => format!("{ENVIRONMENT_PREFIX}{name}"),
+            | Kind::Filter
+            | Kind::Patterns
+            | Kind::Topic
+            | Kind::Prefix
+            | Kind::Aliases => format!("{ENVIRONMENT_PREFIX}{name}"),
         }
     }
 
@@ -274,7 +338,18 @@ impl Key {
                 "a level (error, warn, info, debug, trace) or target=level, separated by commas".to_owned()
             }
             Kind::Properties => "names and values as librdkafka knows them".to_owned(),
+            Kind::Patterns => {
+                "topics, several separated by commas; * stands for any run of characters".to_owned()
+            }
+            Kind::Topic => "1 to 249 of a-z A-Z 0-9 . _ -, not starting with __".to_owned(),
+            Kind::Prefix => "of a-z A-Z 0-9 . _ -, not starting with __".to_owned(),
+            Kind::Aliases => "a table of header names and their aliases".to_owned(),
         }
+    }
+
+    /// The key of a route of that name, without `route.`.
+    pub(crate) fn of_route(name: &str) -> Option<&'static Self> {
+        ROUTE_KEYS.iter().find(|key| key.name.strip_prefix("route.") == Some(name))
     }
 
     /// The key of that name.
@@ -285,8 +360,13 @@ impl Key {
 
 /// The key that somebody who typed `name` probably meant.
 pub(crate) fn did_you_mean(name: &str) -> Option<&'static str> {
+    did_you_mean_in(KEYS, name)
+}
+
+/// The same, among these.
+pub(crate) fn did_you_mean_in(keys: &[Key], name: &str) -> Option<&'static str> {
     const SIMILAR_ENOUGH: f64 = 0.85;
-    KEYS.iter()
+    keys.iter()
         .map(|key| (strsim::jaro_winkler(name, key.name), key.name))
         .filter(|(similarity, _)| *similarity >= SIMILAR_ENOUGH)
         .max_by(|one, other| one.0.total_cmp(&other.0))

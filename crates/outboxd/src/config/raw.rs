@@ -14,12 +14,16 @@ use secrecy::SecretString;
 
 use super::database_url::DRIVER_VARIABLES;
 use super::keys::{ENVIRONMENT_PREFIX, LOG_FILTER_VARIABLE};
+use super::routes::RawRoute;
 use super::{Problem, Problems};
 
 /// The file that is read if no other is named and it exists.
 pub(crate) const DEFAULT_FILE: &str = "config/outboxd.toml";
 
 const PROPERTIES: &str = "kafka.properties.";
+const ROUTES: &str = "route";
+const NO_ROUTES: &str =
+    "routes are an array of tables, which only a file can hold: begin each with the line [[route]]";
 const FROM_ENVIRONMENT: &str = "\u{1}environment";
 const FROM_FLAG: &str = "\u{1}flag";
 
@@ -92,6 +96,8 @@ pub(crate) struct RawConfig {
     pub(crate) values: BTreeMap<String, Typed>,
     /// librdkafka settings by their own names.
     pub(crate) properties: BTreeMap<String, Typed>,
+    /// Policies per topic.
+    pub(crate) routes: Vec<RawRoute>,
     /// The database driver's own variables that are set: see [`DRIVER_VARIABLES`].
     pub(crate) driver_variables: Vec<&'static str>,
     /// What could not even be read.
@@ -164,6 +170,13 @@ impl RawConfig {
         flat.sort_by(|one, other| one.0.cmp(&other.0));
         for (name, value) in flat {
             let origin = origin(&value);
+            if name == ROUTES || name.strip_prefix(ROUTES).is_some_and(|rest| rest.starts_with('.')) {
+                match RawRoute::all_in(value, &origin) {
+                    Some(routes) => self.routes = routes,
+                    None => self.problems.push(Problem { key: name, said: NO_ROUTES.to_owned(), origin }),
+                }
+                continue;
+            }
             let Some(text) = text(value) else {
                 self.problems.push(Problem {
                     key: name,
@@ -294,7 +307,7 @@ fn origin(value: &Value) -> Origin {
 }
 
 /// A value's text; a list of texts is joined by commas, which is how brokers are written elsewhere.
-fn text(value: Value) -> Option<String> {
+pub(super) fn text(value: Value) -> Option<String> {
     match value.kind {
         ValueKind::Array(items) => {
             let items: Option<Vec<String>> = items.into_iter().map(text).collect();

@@ -1,7 +1,7 @@
 //! The reference, written from [`KEYS`]: `config/outboxd.toml`, which `config reference` prints, and the table of
 //! `docs/configuration.md`.
 
-use super::keys::{Default, KEYS, Key, Kind};
+use super::keys::{Default, KEYS, Key, Kind, ROUTE_KEYS};
 
 const TOML_HEAD: &str = "\
 # Every key of outboxd, with its default and its bounds. Lines that begin with # set nothing.
@@ -25,6 +25,12 @@ const PROPERTIES_TOML: &str = "\
 #\"linger.ms\" = 5
 ";
 
+const ROUTES_TOML: &str = "
+# Policies per topic: any number of routes, each beginning with the line [[route]]. Topics without a route get the defaults. No
+# environment variable and no flag can say a route.
+#[[route]]
+";
+
 /// The whole of `config/outboxd.toml`.
 pub(crate) fn toml_file() -> String {
     let mut text = TOML_HEAD.to_owned();
@@ -38,15 +44,50 @@ pub(crate) fn toml_file() -> String {
         } else {
             text.push('\n');
         }
-        text.push_str(&format!("# {}\n", key.doc));
         if matches!(key.kind, Kind::Properties) {
+            text.push_str(&format!("# {}\n", key.doc));
             text.push_str(PROPERTIES_TOML);
-            continue;
+        } else {
+            described(&mut text, key, name);
         }
-        text.push_str(&format!("# Takes {}.{}\n", key.bounds(), computed(key)));
-        text.push_str(&format!("#{name} = {}\n", example(key)));
+    }
+    text.push_str(ROUTES_TOML);
+    for key in ROUTE_KEYS {
+        text.push('\n');
+        described(&mut text, key, key.name.trim_start_matches("route."));
     }
     text
+}
+
+fn described(text: &mut String, key: &Key, name: &str) {
+    text.push_str(&format!("# {}\n", key.doc));
+    text.push_str(&format!("# Takes {}.{}\n", key.bounds(), computed(key)));
+    text.push_str(&format!("#{name} = {}\n", example(key)));
+}
+
+/// The table of routes in `docs/configuration.md`.
+#[cfg(test)]
+pub(crate) fn markdown_routes_table() -> String {
+    let mut text = "| Key | Default | Takes | What it does |\n| --- | --- | --- | --- |\n".to_owned();
+    for key in ROUTE_KEYS {
+        text.push_str(&format!(
+            "| `{}` | {} | {} | {} |\n",
+            key.name,
+            default_of(key),
+            key.bounds(),
+            key.doc
+        ));
+    }
+    text
+}
+
+#[cfg(test)]
+fn default_of(key: &Key) -> String {
+    match key.default {
+        Default::Text(text) => format!("`{text}`"),
+        Default::Unset => "not set".to_owned(),
+        Default::Computed(words) => words.to_owned(),
+    }
 }
 
 /// The table in `docs/configuration.md`.
@@ -54,11 +95,7 @@ pub(crate) fn toml_file() -> String {
 pub(crate) fn markdown_table() -> String {
     let mut text = "| Key | Default | Takes | What it does |\n| --- | --- | --- | --- |\n".to_owned();
     for key in KEYS {
-        let default = match key.default {
-            Default::Text(text) => format!("`{text}`"),
-            Default::Unset => "not set".to_owned(),
-            Default::Computed(words) => words.to_owned(),
-        };
+        let default = default_of(key);
         text.push_str(&format!(
             "| `{}`<br>`{}` | {default} | {} | {} |\n",
             key.name,
@@ -87,6 +124,11 @@ fn example(key: &Key) -> String {
         (Kind::DatabaseUrl, _) => quoted("postgres://outboxd@localhost/shop"),
         (Kind::File, _) => quoted("/run/secrets/database-url"),
         (Kind::Brokers, _) => quoted("localhost:9092"),
+        (Kind::Patterns, Default::Unset) => "[\"orders.*\", \"billing\"]".to_owned(),
+        (Kind::Topic, _) => quoted("dead-letters"),
+        (Kind::Prefix, _) => quoted("staging."),
+        (Kind::Aliases, _) => "{ \"correlation-id\" = \"x-request-id\" }".to_owned(),
+        (Kind::Number(..), Default::Unset | Default::Computed(_)) => "10".to_owned(),
         (_, Default::Unset | Default::Computed(_)) => quoted("outboxd-1"),
     }
 }

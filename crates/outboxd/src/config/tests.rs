@@ -1,6 +1,7 @@
 //! Rules of the configuration that need no process of their own.
 
-use super::reference::markdown_table;
+use super::keys::ROUTE_KEYS;
+use super::reference::{markdown_routes_table, markdown_table};
 use super::*;
 
 fn sources(file: Option<&Path>, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Sources {
@@ -101,6 +102,82 @@ fn a_section_given_a_value_is_refused() {
     assert!(refused.contains("relay: unknown key"), "{refused}");
 }
 
+fn with_file(text: &str) -> Result<Config, String> {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("outboxd.toml");
+    std::fs::write(&file, text).unwrap();
+    let loaded = Config::load(&sources(Some(&file), &[], &[]), Needs::NOTHING);
+    loaded.map_err(|problems| problems.to_string().replace(file.to_str().unwrap(), "outboxd.toml"))
+}
+
+#[test]
+fn routes_are_read_from_the_file() {
+    let config = with_file(
+        "[relay]\ntopics_allowed = [\"orders.*\", \"billing\"]\n
+         [[route]]\ntopics = [\"orders.*\"]\non_refused = \"skip\"\ndead_letter = \"dead\"\nattempts_max = 3\n
+         topic_prefix = \"staging.\"\nheader_aliases = { \"correlation-id\" = \"X-Request-Id\" }\n
+         [[route]]\ntopics = \"billing, audit\"\n",
+    )
+    .unwrap();
+    let routes: Vec<&outboxd_core::Route> = config.relay.routes.iter().collect();
+    assert_eq!(routes.len(), 2);
+    let orders = config.relay.routes.destination("orders.eu");
+    assert_eq!((&*orders.topic, &*orders.route), ("staging.orders.eu", routes[0]));
+    assert_eq!(routes[0].on_refused, outboxd_core::OnRefused::Skip);
+    assert_eq!((routes[0].dead_letter.as_deref(), routes[0].attempts_max), (Some("dead"), Some(3)));
+    assert_eq!(routes[0].header_aliases, [("correlation-id", "X-Request-Id".to_owned())]);
+    assert_eq!(*config.relay.routes.destination("billing").route, *routes[1]);
+    assert!(config.relay.routes.destination("audit").refusal.is_some(), "not among those that are allowed");
+    let shown: Vec<_> = config.shown.iter().filter(|shown| shown.key.starts_with("route.1.")).collect();
+    assert_eq!(shown.len(), 6, "{shown:?}");
+}
+
+#[test]
+fn every_example_is_a_valid_configuration() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/examples");
+    let examples: Vec<_> = std::fs::read_dir(examples).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(!examples.is_empty());
+    for example in examples {
+        if let Err(problems) = Config::load(&sources(Some(&example), &[], &[]), Needs::NOTHING) {
+            panic!("{problems}");
+        }
+    }
+}
+
+#[test]
+fn everything_that_is_wrong_with_routes_is_said_at_once_with_the_route_that_it_is_about() {
+    let refused = with_file(
+        "[[route]]\ntopics = [\"orders.*\"]\ndead_leter = \"x\"\non_refused = \"drop\"\nattempts_max = 0\n
+         [[route]]\ntopics = [\"*.eu\", \"a/b\"]\ntopic_prefix = \"__\"\n
+         [[route]]\nheader_aliases = { \"correlation\" = \"x\", \"id\" = \"outbox-id\" }\n
+         [[route]]\ntopics = [\"orders.eu\"]\ndead_letter = \"orders.eu\"\n",
+    )
+    .unwrap_err();
+    for said in [
+        "route.1.dead_leter: unknown key; did you mean route.dead_letter? (outboxd.toml)",
+        "route.1.on_refused: \"drop\" must be one of block_key, skip (outboxd.toml)",
+        "route.1.attempts_max: 0 must be",
+        "route.1.topics: \"orders.*\" of route 1 and \"orders.eu\" of route 4 match the same topics",
+        "route.2.topics: \"a/b\" is no topic pattern",
+        "route.2.topic_prefix: \"__\" must be",
+        "route.3.topics: is empty",
+        "route.3.header_aliases: \"correlation\" is no header of the relay: one of id, correlation-id",
+        "route.4.dead_letter: \"orders.eu\" is a topic of the same route",
+    ] {
+        assert!(refused.contains(said), "{said}\nis not among\n{refused}");
+    }
+}
+
+#[test]
+fn routes_are_a_list_of_tables_and_nothing_else_can_say_them() {
+    for (file, key) in [("route = 3\n", "route: "), ("[route]\ntopics = \"x\"\n", "route.topics: ")] {
+        let refused = with_file(file).unwrap_err();
+        assert!(refused.contains(key) && refused.contains("[[route]]"), "{refused}");
+    }
+    let refused = load(&[("OUTBOXD__ROUTE__TOPICS", "x")], Needs::NOTHING).unwrap_err();
+    assert!(refused.contains("route.topics: ") && refused.contains("[[route]]"), "{refused}");
+}
+
 #[test]
 fn the_example_file_and_the_documentation_say_what_the_code_says() {
     assert_eq!(
@@ -110,7 +187,9 @@ fn the_example_file_and_the_documentation_say_what_the_code_says() {
         toml_file()
     );
     let document = committed("docs/configuration.md");
-    assert!(document.contains(&markdown_table()), "docs/configuration.md is to hold:\n{}", markdown_table());
+    for table in [markdown_table(), markdown_routes_table()] {
+        assert!(document.contains(&table), "docs/configuration.md is to hold:\n{table}");
+    }
 }
 
 #[test]
@@ -125,7 +204,9 @@ fn the_example_file_sets_nothing_and_is_valid_with_every_line_uncommented() {
         .lines()
         .filter(|line| !line.contains("_file") && !line.contains(".file"))
         .map(|line| match line.strip_prefix('#') {
-            Some(rest) if !rest.starts_with(' ') && rest.contains(" = ") => format!("{rest}\n"),
+            Some(rest) if !rest.starts_with(' ') && (rest.contains(" = ") || rest.starts_with("[[")) => {
+                format!("{rest}\n")
+            }
             _other => format!("{line}\n"),
         })
         .collect();
@@ -135,8 +216,8 @@ fn the_example_file_sets_nothing_and_is_valid_with_every_line_uncommented() {
     let set = config.shown.iter().filter(|shown| shown.from != "default").count();
     assert_eq!(
         set,
-        KEYS.len() - 2 + 5,
-        "every key but the file and the table, and five properties: {:?}",
+        KEYS.len() - 2 + 5 + ROUTE_KEYS.len(),
+        "every key but the file and the table, five properties and a route: {:?}",
         config.shown
     );
 }

@@ -121,6 +121,26 @@ pub(crate) const METRICS: &[Metric] = &[
         "Refusals known only from a delivery report, so that later messages of the key may have been first.",
     ),
     counter(
+        "outboxd_skipped_total",
+        NONE,
+        "Messages parked whose key went on without them: the policy `skip`.",
+    ),
+    counter(
+        "outboxd_dead_lettered_total",
+        NONE,
+        "Copies of parked messages acknowledged by their dead-letter topic.",
+    ),
+    counter(
+        "outboxd_dead_letter_failures_total",
+        NONE,
+        "Messages parked without the copy that their route asks for.",
+    ),
+    counter(
+        "outboxd_partition_changes_total",
+        NONE,
+        "Changes of a topic's number of partitions: keys are placed anew, and their order is not kept across one.",
+    ),
+    counter(
         "outboxd_possible_duplicates_total",
         NONE,
         "Most records that consumers may see twice because they were published and not settled.",

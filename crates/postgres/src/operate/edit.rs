@@ -71,7 +71,8 @@ impl PostgresOperator {
             .bind(edit.retry)
             .bind(&action.who)
             .bind(&action.why)
-            .bind(&stored.details);
+            .bind(&stored.details)
+            .bind(stored.destination);
         call.execute(statement).await?;
         Ok(EditDone { seq: Seq(seq), details: stored.details })
     }

@@ -189,13 +189,13 @@ fn held_message(row: &PgRow) -> Result<HeldMessage, sqlx::Error> {
         error: row.try_get("error")?,
         attempts: u32::try_from(attempts).unwrap_or(0),
         failures: failures.into_iter().map(|StoredFailure { at, error }| HoldFailure { at, error }).collect(),
+        dead_letter: row.try_get("dead_letter")?,
         created_at: row.try_get("created_at")?,
         held_at: row.try_get("held_at")?,
         due_at: row.try_get("due_at")?,
         followers: u64::try_from(followers).unwrap_or(0),
         payload_bytes: payload_bytes.and_then(|bytes| u64::try_from(bytes).ok()),
         behind,
-        dead_letter: row.try_get("dead_letter")?,
         edit,
     })
 }

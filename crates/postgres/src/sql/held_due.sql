@@ -103,9 +103,9 @@ with recursive unblocked as materialized (
     limit 1
   ) b
 ), sized as (
-  select d.seq, d.attempts, sum(m.bytes) over (order by d.seq rows unbounded preceding) - m.bytes as bytes_before
+  select d.seq, d.key_hash, d.attempts, sum(m.bytes) over (order by d.seq rows unbounded preceding) - m.bytes as bytes_before
   from (
-    select c.seq, c.attempts
+    select c.seq, c.key_hash, c.attempts
     from candidate c
     left join blocked b on b.key_hash = c.key_hash
     where b.seq is null or c.seq <= b.seq
@@ -127,7 +127,7 @@ select s.attempts, (extract(epoch from clock_timestamp()) * 1000000)::bigint as 
   case when 'headers' = any (e.edited) then e.headers else m.headers end::text as headers,
   case when 'partition' = any (e.edited) then e.partition else m.partition end as partition,
   m.content_type, m.correlation_id, m.causation_id, m.traceparent, m.tracestate,
-  m.created_at, m.deliver_after
+  m.created_at, m.deliver_after, s.key_hash
 from sized s
 cross join lateral (select i.* from outbox.message i where i.seq = s.seq) m
 left join lateral (select i.* from outbox.held_edit i where i.seq = s.seq limit 1) e on true

@@ -1,5 +1,6 @@
 -- Stores an edit of the held message with seq $1 and keeps who ($9) did it and why ($10), with what was changed ($11). $2: which of
--- $3 topic, $4 partition, $5 headers, $6 payload (NULL: as it was) count. $7: hash of topic and key, $8: whether it is due at once.
+-- $3 topic, $4 partition, $5 headers, $6 payload (NULL: as it was) count. $7: hash of destination and key, $8: whether it is due at once,
+-- $12: where the message goes now, NULL: where it went before.
 -- A message whose key is another one now leaves its followers: the next of them that only waited for it becomes due.
 -- Runs in the transaction that has locked the held row. Indexes: held_pkey, held_edit_pkey, held_key_hash_seq.
 with before as materialized (
@@ -12,14 +13,16 @@ with before as materialized (
     payload = coalesce(excluded.payload, d.payload), edited_at = clock_timestamp()
 ), moved as (
   update outbox.held h
-  set topic = $3, key_hash = $7,
+  set topic = coalesce($12, h.topic),
+    -- What was skipped has no place in the order, and gets none.
+    key_hash = case when $12::text is null or h.key_hash is null then h.key_hash else $7 end,
     state = case when $8 then 'retry' else 'parked' end,
     due_at = case when $8 then clock_timestamp() end
   where h.seq = $1
 ), next as materialized (
   select h.seq, h.state
   from before b join outbox.held h on h.key_hash = b.key_hash and h.seq <> b.seq
-  where b.key_hash is distinct from $7
+  where $12::text is not null and b.key_hash is distinct from $7
   order by h.seq
   limit 1
 ), due as (

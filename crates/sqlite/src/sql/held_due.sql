@@ -4,7 +4,7 @@
 -- is published alone and may fail again. All held messages of a key have the same topic. CROSS JOIN keeps SQLite from walking
 -- all intents to find the few.
 with releasable as materialized (
-  select h.seq, h.attempts
+  select h.seq, h.key_hash, h.attempts
   from outbox_held as h
   where h.topic not in (select value from json_each(?1))
     and (h.state = 'topic'
@@ -22,10 +22,10 @@ with releasable as materialized (
   limit ?3
 ),
 sized as materialized (
-  select seq, attempts, bytes, sum(bytes) over (order by seq rows unbounded preceding) as bytes_so_far
+  select seq, key_hash, attempts, bytes, sum(bytes) over (order by seq rows unbounded preceding) as bytes_so_far
   from (
     select
-      r.seq, r.attempts,
+      r.seq, r.key_hash, r.attempts,
       coalesce(octet_length(coalesce(e.payload, m.payload)), 0) + coalesce(octet_length(m.key), 0)
         + coalesce(octet_length(coalesce(e.headers, m.headers)), 0) as bytes
     from releasable as r
@@ -43,7 +43,7 @@ select
   m.content_type, m.correlation_id, m.causation_id,
   m.traceparent, m.tracestate, m.created_at, m.deliver_after,
   (julianday('now') - julianday(max(m.created_at, coalesce(m.deliver_after, m.created_at)))) * 86400.0 as age_seconds,
-  s.attempts
+  s.attempts, s.key_hash
 from sized as s
 cross join outbox_message as m on m.seq = s.seq
 left join outbox_held_edit as e on e.seq = s.seq

@@ -220,6 +220,61 @@ pub async fn messages_without_a_key_wait_for_nobody<H: Harness>(harness: &H) {
     assert_eq!(start.held, [], "no key is busy");
 }
 
+/// The policy `skip`: a message that is parked at last holds its key back no longer, and what waited behind it goes.
+pub async fn a_message_that_is_skipped_lets_its_followers_go<H: Harness>(harness: &H) {
+    let holding = Holding::new(
+        harness,
+        &[
+            ("orders", "a", Retry, 1),
+            ("orders", "a", Behind, 0),
+            ("orders", "b", Parked, 1),
+            ("orders", "a", Behind, 0),
+        ],
+    )
+    .await;
+    assert_eq!(holding.relay.held(&[]).await.expect("look").unblocked, []);
+    let skipped = outboxd_core::Hold { key_hash: None, ..hold(&holding.messages[0], Parked, 2) };
+    holding.settle(vec![skipped], Vec::new()).await;
+    assert_eq!(holding.relay.held(&[]).await.expect("look").unblocked, [holding.key(0)]);
+    assert_eq!(holding.due(&[], &[holding.key(0)]).await, [1, 3]);
+    let start = holding.relay.start(holding.term).await.expect("start");
+    let mut counts: Vec<_> = start.held.iter().map(|held| (held.key_hash, held.messages)).collect();
+    let mut expected = vec![(holding.key(0), 2), (holding.key(2), 1)];
+    counts.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(counts, expected);
+    assert_eq!(harness.held().await.len(), 4, "it is held all the same");
+}
+
+/// It comes without the key, and neither waits for those of its key nor makes them wait.
+pub async fn a_skipped_message_that_is_retried_has_no_order<H: Harness>(harness: &H) {
+    let holding = Holding::new(
+        harness,
+        &[
+            ("orders", "a", Parked, 1),
+            ("orders", "a", Retry, 0),
+            ("orders", "a", Retry, 1),
+            ("orders", "a", Retry, 0),
+        ],
+    )
+    .await;
+    let skipped = outboxd_core::Hold { key_hash: None, ..hold(&holding.messages[0], Parked, 1) };
+    let later = outboxd_core::Hold { key_hash: None, ..hold(&holding.messages[3], Parked, 1) };
+    holding.settle(vec![skipped, later], Vec::new()).await;
+    harness.retry(holding.messages[0].seq).await;
+    harness.retry(holding.messages[3].seq).await;
+    let query = ReleaseQuery {
+        term: holding.term,
+        topics_held: Vec::new(),
+        unblocked: Vec::new(),
+        limit: messages(10),
+    };
+    let due = holding.relay.due(&query, i64::MAX).await.expect("due").due;
+    let came: Vec<_> = due.iter().map(|due| (holding.index(due.message.seq), due.key_hash)).collect();
+    let key = Some(holding.key(1));
+    assert_eq!(came, [(0, None), (1, key), (2, key), (3, None)]);
+}
+
 /// As a page: ascending, at most so many, at most so large, at least one.
 pub async fn due_messages_come_in_order_and_within_the_limit<H: Harness>(harness: &H) {
     let holding = Holding::new(

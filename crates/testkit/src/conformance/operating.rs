@@ -62,6 +62,23 @@ pub async fn the_topics_in_use_are_listed_once_and_in_order<H: Operated>(harness
     assert_eq!(limit, 1_000_000, "what topics are compared with");
 }
 
+/// The last one that was made.
+pub async fn an_operator_sees_where_the_copy_of_a_parked_message_is<H: Operated>(harness: &H) {
+    let holding = Holding::new(harness, &[("orders", "a", Parked, 1), ("orders", "b", Parked, 1)]).await;
+    let copied = |place: Option<&str>, attempts| Hold {
+        dead_letter: place.map(str::to_owned),
+        ..hold(&holding.messages[0], Parked, attempts)
+    };
+    let seen = async || list(harness, HeldFilter::default()).await.remove(0).dead_letter;
+    assert_eq!(seen().await, None);
+    holding.settle(vec![copied(Some("dead[0]@17"), 2)], Vec::new()).await;
+    assert_eq!(seen().await.as_deref(), Some("dead[0]@17"));
+    holding.settle(vec![copied(None, 3)], Vec::new()).await;
+    assert_eq!(seen().await.as_deref(), Some("dead[0]@17"), "the copy is still there");
+    holding.settle(vec![copied(Some("dead[0]@18"), 4)], Vec::new()).await;
+    assert_eq!(seen().await.as_deref(), Some("dead[0]@18"));
+}
+
 /// By id, topic, state and reason, and not more than asked for.
 pub async fn held_messages_can_be_filtered<H: Operated>(harness: &H) {
     let holding = Holding::new(

@@ -206,6 +206,15 @@ impl Broker {
         self.change_acl("--remove", user, operations, topic)
     }
 
+    /// The first segment of a topic's partition, as it is on disk.
+    ///
+    /// # Errors
+    /// The broker has no such partition.
+    pub fn segment(&self, topic: &str, partition: i32) -> Result<Vec<u8>> {
+        let file = format!("data/{topic}-{partition}/00000000000000000000.log");
+        fs::read(self.path(&file)).with_context(|| format!("read {file}"))
+    }
+
     /// The process id and the directory, both left to the caller: nothing is stopped or removed.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -87,6 +87,20 @@ async fn try_create_topic(
     let client = consumer(bootstrap)?;
     let wanted = name.to_owned();
     spawn_blocking(move || wait_for_leaders(&client, &wanted, usize::try_from(partitions)?)).await?
+}
+
+/// Gives a topic more partitions and waits until the broker knows a leader for each.
+///
+/// # Panics
+/// The broker does not let us.
+pub async fn add_partitions(bootstrap: &str, name: &str, partitions: usize) {
+    let admin = admin(bootstrap).expect("an admin client");
+    let more = NewPartitions::new(name, partitions);
+    let added = admin.create_partitions([&more], &admin_options()).await.expect("add partitions");
+    assert!(added.iter().all(Result::is_ok), "add partitions: {added:?}");
+    let (bootstrap, name) = (bootstrap.to_owned(), name.to_owned());
+    let led = spawn_blocking(move || wait_for_leaders(&consumer(&bootstrap)?, &name, partitions));
+    led.await.expect("waiting does not panic").expect("the partitions have leaders");
 }
 
 /// Creates many topics of one partition, and waits until the broker knows a leader for each.

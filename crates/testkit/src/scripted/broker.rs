@@ -31,6 +31,8 @@ struct State {
     topics: HashMap<String, TopicState>,
     log: Vec<Delivered>,
     silent: bool,
+    /// Topics that acknowledge nothing, as one whose partition has no leader.
+    silent_topics: Vec<String>,
     unreachable: bool,
     mute_look_ups: bool,
     /// Records with this payload fail whatever batch they travel in.
@@ -78,7 +80,11 @@ impl ScriptedBroker {
 
     /// Makes a topic writable for records of at most so many bytes.
     pub fn limit_topic(&self, topic: &str, max_message_bytes: usize) {
-        let info = TopicInfo { partitions: 1, max_message_bytes };
+        let partitions = match self.state().topics.get(topic) {
+            Some(TopicState::Writable(info)) => info.partitions,
+            _ => 1,
+        };
+        let info = TopicInfo { partitions, max_message_bytes };
         self.change(|state| {
             state.topics.insert(topic.into(), TopicState::Writable(info));
         });
@@ -94,6 +100,33 @@ impl ScriptedBroker {
     /// Acknowledges nothing until told otherwise. Records queue up in the client.
     pub fn silent(&self, silent: bool) {
         self.change(|state| state.silent = silent);
+    }
+
+    /// Acknowledges nothing of this topic until told otherwise.
+    pub fn silent_topic(&self, topic: &str, silent: bool) {
+        self.change(|state| {
+            state.silent_topics.retain(|its| its != topic);
+            if silent {
+                state.silent_topics.push(topic.into());
+            }
+        });
+    }
+
+    /// Gives a topic so many partitions, as far as look-ups tell.
+    pub fn partition_topic(&self, topic: &str, partitions: i32) {
+        self.change(|state| {
+            if let Some(TopicState::Writable(info)) = state.topics.get_mut(topic) {
+                info.partitions = partitions;
+            }
+        });
+    }
+
+    /// Payloads in a topic's log, in order, every copy.
+    #[must_use]
+    pub fn payloads(&self, topic: &str) -> Vec<String> {
+        let state = self.state();
+        let written = state.log.iter().filter(|record| record.topic == topic);
+        written.filter_map(|record| record.payload.clone()).collect()
     }
 
     /// Look-ups find no broker.
@@ -199,7 +232,16 @@ impl ScriptedPublisher {
             self.fatal = true;
         }
         let alone = self.queue.len() == 1;
-        let batch: Vec<_> = self.queue.drain(..self.queue.len().min(BATCH)).collect();
+        let goes = |record: &Record| !state.silent_topics.contains(&record.topic);
+        let (mut batch, mut stays) = (Vec::new(), VecDeque::new());
+        for (token, record) in self.queue.drain(..) {
+            if batch.len() < BATCH && goes(&record) {
+                batch.push((token, record));
+            } else {
+                stays.push_back((token, record));
+            }
+        }
+        self.queue = stays;
         let poisoned = batch.iter().any(|(_, record)| state.poison.contains(&payload(record)));
         let answer = |(token, record)| {
             let fault = if self.fatal {

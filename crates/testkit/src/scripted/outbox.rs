@@ -387,7 +387,17 @@ impl State {
                 _ => (HoldState::Retry, HoldReason::Scheduled),
             };
             let due_in = Duration::ZERO;
-            let hold = Hold { seq, topic, key_hash, state, reason, error: None, attempts: 0, due_in };
+            let hold = Hold {
+                seq,
+                topic,
+                key_hash,
+                state,
+                reason,
+                error: None,
+                attempts: 0,
+                due_in,
+                dead_letter: None,
+            };
             self.held.insert(seq, HeldRow { hold, due_at: now });
             keys.extend(key_hash);
         }
@@ -509,7 +519,7 @@ impl MemoryOutbox {
                 let seq = &row.hold.seq;
                 let message = state.edited.get(seq).unwrap_or_else(|| &state.rows[seq].message).clone();
                 bytes += bytes_of(&message);
-                due.push(Due { message, attempts: row.hold.attempts });
+                due.push(Due { message, attempts: row.hold.attempts, key_hash: key });
             }
         }
         let change = (state.actions != actions)
@@ -598,6 +608,8 @@ impl Outbox for MemoryOutbox {
         }
         for hold in settlement.holds {
             let due_at = now + hold.due_in;
+            let copied_before = state.held.get(&hold.seq).and_then(|row| row.hold.dead_letter.clone());
+            let hold = Hold { dead_letter: hold.dead_letter.or(copied_before), ..hold };
             state.held.insert(hold.seq, HeldRow { hold, due_at });
         }
         for seq in settlement.released {

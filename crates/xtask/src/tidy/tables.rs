@@ -53,7 +53,10 @@ fn keys_of_toml(page: &Source) -> BTreeMap<String, usize> {
     let mut keys = BTreeMap::new();
     let mut section = String::new();
     for (number, line) in page.numbered() {
-        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        // An array of tables is set by nobody, and so are its keys.
+        if let Some(name) = line.strip_prefix("#[[").and_then(|rest| rest.strip_suffix("]]")) {
+            section = name.to_owned();
+        } else if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             section = name.to_owned();
             // A section within a section is one key, whose contents are somebody else's.
             if section.contains('.') {

@@ -1,7 +1,7 @@
 //! `held edit`.
 
 use anyhow::{Context as _, anyhow};
-use outboxd_core::HoldState;
+use outboxd_core::{HoldState, Routes};
 use outboxd_engine::{AuditedAction, HeldEdit, HeldFilter, HeldId, HeldMessage, Operate};
 
 use super::{acted, as_table, each, os_user};
@@ -12,7 +12,11 @@ use crate::output;
 /// Messages that one command edits: each is judged on its own.
 const EDITED_MAX: u32 = 10_000;
 
-pub(super) async fn edit(operator: &impl Operate, asked: EditArguments) -> Result<(), Failure> {
+pub(super) async fn edit(
+    operator: &impl Operate,
+    routes: &Routes,
+    asked: EditArguments,
+) -> Result<(), Failure> {
     let ids = ids(operator, &asked).await?;
     if asked.dry_run {
         let mut held: Vec<HeldMessage> = Vec::new();
@@ -25,7 +29,7 @@ pub(super) async fn edit(operator: &impl Operate, asked: EditArguments) -> Resul
             format!("This would edit {} messages; nothing is changed.\n\n{}", held.len(), as_table(held, 0))
         })?);
     }
-    let change = change(&asked)?;
+    let change = change(&asked, routes)?;
     let action =
         AuditedAction { who: asked.who.unwrap_or_else(os_user), why: asked.reason.unwrap_or_default() };
     let outcome = each(&ids, async |id| operator.held_edit(id, &change, &action).await.map(drop)).await;
@@ -56,7 +60,11 @@ async fn ids(operator: &impl Operate, asked: &EditArguments) -> Result<Vec<HeldI
     Ok(held.iter().filter(can_be).map(|message| HeldId { id: message.id, seq: Some(message.seq) }).collect())
 }
 
-fn change(asked: &EditArguments) -> Result<HeldEdit, Failure> {
+fn change(asked: &EditArguments, routes: &Routes) -> Result<HeldEdit, Failure> {
+    let destination = asked.topic.as_deref().map(|topic| routes.destination(topic));
+    if let Some(refusal) = destination.as_ref().and_then(|destination| destination.refusal.as_ref()) {
+        return Err(Failure::usage(anyhow!("{refusal}")));
+    }
     let payload = match &asked.payload_file {
         Some(path) => {
             let read =
@@ -69,6 +77,7 @@ fn change(asked: &EditArguments) -> Result<HeldEdit, Failure> {
         set_headers: asked.headers.clone(),
         remove_headers: asked.remove_header.clone(),
         topic: asked.topic.clone(),
+        destination: destination.map(|destination| destination.topic.to_string()),
         partition: if asked.no_partition { Some(None) } else { asked.partition.map(Some) },
         payload,
         retry: asked.retry,

@@ -1,0 +1,241 @@
+//! Copies of parked messages, for topics whose route names a dead-letter topic.
+//!
+//! A parked message keeps its place in the window undecided until its copy is acknowledged; only then is its hold settled, with
+//! the place of the copy. So what is parked is copied at least once, and what a crash or an outage interrupts is parked and copied
+//! again. The row stays the record. A copy that cannot be written for its own sake, or that is not acknowledged while everything else is,
+//! must keep nothing back: the message is parked without it, loudly.
+//!
+//! Copies take no part in any key's order: they go out as soon as something is published, beside the messages.
+
+use std::collections::{HashMap, VecDeque};
+
+use outboxd_core::record::{DeadLetter, dead_letter};
+use outboxd_core::{DeliveryError, Hold, Message, Receipt, Refusal, Verdict, classify};
+use rand::RngExt;
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+use crate::observe::Event;
+use crate::outbox::Outbox;
+use crate::pipeline::Pipeline;
+use crate::publisher::{EnqueueError, Publisher, Token};
+use crate::topics::Leave;
+use crate::window::Meta;
+
+/// A parked message that is to be copied.
+#[derive(Debug)]
+pub(crate) struct Letter {
+    meta: Meta,
+    message: Message,
+    hold: Hold,
+    /// By the database's clock.
+    parked_at: OffsetDateTime,
+    since: Instant,
+    /// It failed in company: with nothing else in flight now.
+    alone: bool,
+}
+
+impl Letter {
+    pub(crate) fn new(meta: Meta, message: Message, hold: Hold) -> Self {
+        let since = Instant::now();
+        // Its age, by the database's clock when it was read, counts from here.
+        let from = message.deliver_after.map_or(message.created_at, |after| after.max(message.created_at));
+        let age =
+            time::Duration::try_from(since.saturating_duration_since(meta.inserted_at)).unwrap_or_default();
+        let parked_at = from.checked_add(age).unwrap_or(from);
+        Self { meta, message, hold, parked_at, since, alone: false }
+    }
+
+    fn topic(&self) -> &str {
+        self.meta.destination.route.dead_letter.as_deref().unwrap_or_default()
+    }
+}
+
+/// Copies on their way.
+#[derive(Debug, Default)]
+pub(crate) struct Copies {
+    waiting: VecDeque<(Token, Letter)>,
+    published: HashMap<Token, Letter>,
+}
+
+impl Copies {
+    pub(crate) fn push(&mut self, token: Token, letter: Letter) {
+        self.waiting.push_back((token, letter));
+    }
+
+    /// Whether nothing else may be published until the first copy is.
+    pub(crate) fn wait_alone(&self) -> bool {
+        self.waiting.front().is_some_and(|(_, letter)| letter.alone)
+    }
+
+    /// The copy that a report is about.
+    pub(crate) fn reported(&mut self, token: Token) -> Option<Letter> {
+        if self.published.is_empty() { None } else { self.published.remove(&token) }
+    }
+}
+
+/// What became of a copy that was to be handed to the client.
+enum Handed {
+    Over,
+    Wait(Letter),
+    GivenUp(Letter, String),
+}
+
+impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
+    /// Publishes copies, until something must be waited for. How many.
+    pub(crate) fn publish_copies(&mut self) -> usize {
+        let mut published = 0;
+        while self.quiet.is_none() && !self.alone && !self.full {
+            let Some((token, letter)) = self.copies.waiting.pop_front() else { break };
+            match self.hand_over(token, letter) {
+                Handed::Over => published += 1,
+                Handed::Wait(letter) => {
+                    self.copies.waiting.push_front((token, letter));
+                    break;
+                }
+                Handed::GivenUp(letter, why) => self.give_up(token, letter, &why),
+            }
+        }
+        published
+    }
+
+    fn hand_over(&mut self, token: Token, letter: Letter) -> Handed {
+        if letter.alone && self.window.outstanding() > 0 {
+            return Handed::Wait(letter);
+        }
+        let info = match self.lasting.topics.leave(letter.topic()) {
+            Leave::Write(info) => info,
+            Leave::Hold(reason) => return Handed::GivenUp(letter, reason.as_str().to_owned()),
+            Leave::Ask => {
+                self.ask_for_topics();
+                return Handed::Wait(letter);
+            }
+        };
+        let copy = DeadLetter { topic: letter.topic(), hold: &letter.hold, at: letter.parked_at };
+        let aliases = &letter.meta.destination.route.header_aliases;
+        let record = match dead_letter(&letter.message, copy, info, aliases) {
+            Ok(record) => record,
+            Err(refusal) => {
+                let may_have_changed = matches!(refusal, Refusal::TooLarge { .. });
+                if may_have_changed && self.lasting.topics.doubt(letter.topic(), Instant::now(), None) {
+                    self.ask_for_topics();
+                    return Handed::Wait(letter);
+                }
+                return Handed::GivenUp(letter, refusal.to_string());
+            }
+        };
+        if self.window.outstanding() == 0 {
+            self.heard_at = Instant::now();
+        }
+        match self.publisher.enqueue(token, record) {
+            Ok(()) => {
+                self.alone = letter.alone;
+                self.window.copy_published(token);
+                self.copies.published.insert(token, letter);
+                Handed::Over
+            }
+            Err(EnqueueError::Full(_)) => {
+                self.full = self.window.outstanding() > 0;
+                Handed::Wait(letter)
+            }
+            Err(EnqueueError::Refused(refusal)) => Handed::GivenUp(letter, refusal.to_string()),
+            Err(EnqueueError::Fault(error)) => {
+                self.not_enqueued(&error);
+                Handed::Wait(letter)
+            }
+        }
+    }
+
+    /// The answer to a copy. Whether a broker has acknowledged it.
+    pub(crate) fn copy_reported(
+        &mut self,
+        token: Token,
+        mut letter: Letter,
+        result: Result<Receipt, DeliveryError>,
+    ) -> bool {
+        self.window.copy_reported(token);
+        let error = match result {
+            Ok(Receipt { partition, offset }) => {
+                letter.hold.dead_letter = Some(format!("{}[{partition}]@{offset}", letter.topic()));
+                self.observer.observe(&Event::DeadLettered);
+                self.settle_copied(token, &letter.meta, letter.hold);
+                return true;
+            }
+            Err(error) => error,
+        };
+        // As if it were the last attempt: what is not an outage and happens to it alone is its own.
+        match classify(error.fault, letter.alone, 0, 1) {
+            Verdict::Outage => {
+                self.kafka_is_out(&error.code);
+                self.rewind_when_quiet(true, false);
+            }
+            Verdict::OutageOfProducer => {
+                self.kafka_is_out(&error.code);
+                self.rewind_when_quiet(true, true);
+            }
+            Verdict::TryAlone | Verdict::Retry => {
+                letter.alone = true;
+                self.copies.waiting.push_front((token, letter));
+            }
+            Verdict::HoldTopic(reason) => {
+                let random = self.lasting.rng.random();
+                self.lasting.topics.hold(letter.topic(), reason, Instant::now(), random);
+                self.give_up(token, letter, reason.as_str());
+            }
+            Verdict::Park(_) => self.give_up(token, letter, &error.code),
+            // Only an acknowledgement brings it, and that is no failure.
+            Verdict::Dispatched(_) => {}
+        }
+        false
+    }
+
+    /// Copies that are not acknowledged although Kafka answers: a dead-letter topic without a leader must not keep everything
+    /// behind its message for ever.
+    pub(crate) fn give_overdue_copies_up(&mut self) {
+        if self.quiet.is_some() || self.lasting.kafka_out_since.is_some() {
+            return;
+        }
+        let overdue = |letter: &Letter| letter.since.elapsed() > self.config.outage_after;
+        let with_client: Vec<_> = self
+            .copies
+            .published
+            .values()
+            .filter(|letter| overdue(letter))
+            .map(|letter| letter.meta.seq)
+            .collect();
+        if !with_client.is_empty() {
+            // The client cannot be told to forget one record, so it is made anew; the next time these are not copied.
+            self.lasting.uncopied.extend(with_client);
+            self.rewind_when_quiet(false, true);
+            return;
+        }
+        while self
+            .copies
+            .waiting
+            .front()
+            .is_some_and(|(_, letter)| letter.since.elapsed() > self.config.outage_after)
+        {
+            let Some((token, letter)) = self.copies.waiting.pop_front() else { break };
+            self.give_up(token, letter, "nothing is known of the dead-letter topic");
+        }
+    }
+
+    fn give_up(&mut self, token: Token, letter: Letter, why: &str) {
+        self.not_copied(&letter.meta, why);
+        self.settle_copied(token, &letter.meta, letter.hold);
+    }
+
+    /// A message is parked without the copy that its route asks for.
+    pub(crate) fn not_copied(&self, meta: &Meta, why: &str) {
+        self.observer.observe(&Event::DeadLetterFailed);
+        tracing::error!(target: "outboxd::held", seq = meta.seq.0, message_id = %meta.id,
+            correlation_id = meta.correlation_id, topic = meta.topic(),
+            dead_letter = meta.destination.route.dead_letter, error = why,
+            "message is parked without a copy on its dead-letter topic");
+    }
+
+    fn settle_copied(&mut self, token: Token, meta: &Meta, hold: Hold) {
+        self.held_is_told(meta, &hold);
+        self.window.copied(token, hold);
+    }
+}
