@@ -49,7 +49,7 @@ pub(crate) const SHOP: [(&str, &str); 3] = [
     ("OUTBOXD__HTTP__LISTEN", "127.0.0.1:0"),
 ];
 
-const COMMANDS: [&[&str]; 16] = [
+const COMMANDS: [&[&str]; 18] = [
     &[],
     &["run"],
     &["migrate"],
@@ -61,6 +61,8 @@ const COMMANDS: [&[&str]; 16] = [
     &["held", "show"],
     &["held", "retry"],
     &["held", "discard"],
+    &["held", "edit"],
+    &["held", "audit"],
     &["config"],
     &["config", "show"],
     &["config", "check"],
@@ -90,7 +92,7 @@ fn every_command_explains_itself_on_standard_output() {
 fn wrong_usage_ends_with_64_and_says_what_is_wrong() {
     let directory = tempfile::tempdir().unwrap();
     let id = "01890000-0000-7000-8000-000000000000";
-    let wrong: [&[&str]; 12] = [
+    let wrong: [&[&str]; 23] = [
         &[],
         &["fly"],
         &["run", "--fast"],
@@ -100,6 +102,17 @@ fn wrong_usage_ends_with_64_and_says_what_is_wrong() {
         &["held", "discard", id, "--reason", " "],
         &["held", "retry", id, "--reason", ""],
         &["held", "retry", id, "--as", ""],
+        &["held", "retry", id],
+        &["held", "retry", "--reason", "x"],
+        &["held", "retry", id, "--topic", "orders", "--reason", "x"],
+        &["held", "discard", id, "--all", "--reason", "x"],
+        &["held", "discard", "--all", "--topic", "orders", "--reason", "x"],
+        &["held", "list", "--key", "k"],
+        &["held", "list", "--topic", "a*", "--key", "k"],
+        &["held", "list", "--older-than", "yesterday"],
+        &["held", "edit", id, "--payload-file", "f", "--reason", "x"],
+        &["held", "edit", "--topic", "orders", "--reason", "x"],
+        &["held", "audit", "--action", "nothing"],
         &["migrate", "--schema", "other"],
         &["migrate", "grants"],
         &["status", "--set", "no-equals-sign"],
@@ -233,8 +246,11 @@ fn a_message_that_is_not_held_cannot_be_decided_about() {
     let directory = tempfile::tempdir().unwrap();
     assert_eq!(run(directory.path(), &SHOP, &["migrate"]).code, Some(0));
     let id = "01890000-0000-7000-8000-000000000000";
-    let commands: [&[&str]; 3] =
-        [&["held", "show", id], &["held", "retry", id], &["held", "discard", id, "--reason", "test"]];
+    let commands: [&[&str]; 3] = [
+        &["held", "show", id],
+        &["held", "retry", id, "--reason", "test"],
+        &["held", "discard", id, "--reason", "test"],
+    ];
     for arguments in commands {
         let ran = run(directory.path(), &SHOP, arguments);
         assert_eq!(ran.code, Some(64), "{arguments:?}: {ran:?}");
@@ -277,7 +293,7 @@ async fn of_several_messages_each_is_tried_and_what_was_not_done_is_named() {
     let parked = serde_json::json!([{ "state": "parked", "reason": "too_large", "messages": 2 }]);
     assert_eq!(status["held"], parked, "as /status of the relay has it");
 
-    let ran = run(directory.path(), &SHOP, &["held", "retry", first, gone, last]);
+    let ran = run(directory.path(), &SHOP, &["held", "retry", first, gone, last, "--reason", "test"]);
     assert_eq!(ran.code, Some(64), "{ran:?}");
     assert!(ran.out.contains(first) && ran.out.contains(last) && !ran.out.contains(gone), "{ran:?}");
     assert!(ran.err.contains(gone) && !ran.err.contains(first), "{ran:?}");
@@ -290,6 +306,85 @@ async fn of_several_messages_each_is_tried_and_what_was_not_done_is_named() {
     assert_eq!((&acted["not_done"][0]["id"], &acted["who"]), (&gone.into(), &"ada".into()), "{acted}");
     let left = run(directory.path(), &SHOP, &["held", "list"]);
     assert!(left.out.contains(last) && !left.out.contains(first), "{left:?}");
+}
+
+#[tokio::test]
+async fn many_messages_are_rehearsed_and_then_decided_about_by_filters() {
+    let directory = tempfile::tempdir().unwrap();
+    assert_eq!(run(directory.path(), &SHOP, &["migrate"]).code, Some(0));
+    let ids: Vec<String> = (0..25).map(|n| format!("01890000-0000-7000-8000-{n:012}")).collect();
+    park(directory.path(), &ids.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        let ran = run(directory.path(), &SHOP, &[arguments, &["--output", "json"]].concat());
+        assert_eq!(ran.code, Some(0), "{arguments:?}: {ran:?}");
+        serde_json::from_str(&ran.out).unwrap()
+    };
+    let rehearsed = json(&["held", "discard", "--topic", "ord*", "--held-for", "too_large", "--dry-run"]);
+    assert_eq!((&rehearsed["matched"], &rehearsed["done"]), (&25.into(), &0.into()), "{rehearsed}");
+    assert_eq!(rehearsed["sample"].as_array().unwrap().len(), 10);
+    assert_eq!(json(&["held", "list", "--limit", "0"]).as_array().unwrap().len(), 25, "nothing is changed");
+    let words = run(directory.path(), &SHOP, &["held", "discard", "--all", "--dry-run"]).out;
+    assert!(words.contains("25 messages") && words.contains("The oldest 10 of 25"), "{words}");
+
+    let shown = json(&["held", "show", &ids[0]]);
+    assert!(shown["explanation"]["remedy"].as_str().unwrap().contains("max.message.bytes"), "{shown}");
+    let words = run(directory.path(), &SHOP, &["held", "show", &ids[0]]).out;
+    assert!(words.contains("What to do: Raise max.message.bytes"), "{words}");
+
+    let retried =
+        json(&["held", "retry", "--topic", "orders", "--limit", "3", "--reason", "raised", "--as", "ada"]);
+    assert_eq!((&retried["matched"], &retried["done"]), (&3.into(), &3.into()), "{retried}");
+    let discarded = json(&["held", "discard", "--state", "parked", "--reason", "of no use"]);
+    assert_eq!((&discarded["matched"], &discarded["done"]), (&22.into(), &22.into()), "{discarded}");
+    assert_eq!(json(&["held", "list"]).as_array().unwrap().len(), 3);
+    let audit = json(&["held", "audit", "--limit", "0"]);
+    assert_eq!(audit.as_array().unwrap().len(), 25);
+    let line = json(&["held", "audit", "--id", &ids[1]]);
+    assert_eq!((&line[0]["who"], &line[0]["why"]), (&"ada".into(), &"raised".into()), "{line}");
+    let words = run(directory.path(), &SHOP, &["held", "audit", "--action", "discard", "--limit", "1"]).out;
+    assert!(words.contains("of no use") && words.contains("too_large"), "{words}");
+    let none = run(directory.path(), &SHOP, &["held", "discard", "--topic", "other", "--reason", "x"]);
+    assert!(none.code == Some(0) && none.out.contains("0 messages"), "{none:?}");
+}
+
+#[tokio::test]
+async fn an_edit_says_what_it_did_and_what_it_does_not_take() {
+    let directory = tempfile::tempdir().unwrap();
+    assert_eq!(run(directory.path(), &SHOP, &["migrate"]).code, Some(0));
+    let id = "01890000-0000-7000-8000-000000000001";
+    park(directory.path(), &[id]).await;
+    std::fs::write(directory.path().join("payload.json"), "{\"secret\": 1}").unwrap();
+    let edit = |arguments: &[&str]| {
+        run(directory.path(), &SHOP, &[&["held", "edit", id, "--reason", "mended"], arguments].concat())
+    };
+    for (arguments, says) in [
+        (&["--header", "id=1"][..], "reserved"),
+        (&["--remove-header", "gone"], "no header"),
+        (&["--topic", "__consumer_offsets"], "illegal"),
+        (&["--partition=-1"], "partition"),
+        (&[], "changes nothing"),
+        (&["--payload-file", "no-such-file", "--yes-change-payload"], "no-such-file"),
+    ] {
+        let ran = edit(arguments);
+        assert!(ran.code == Some(64) && ran.err.contains(says), "{arguments:?}: {ran:?}");
+    }
+    let ran = edit(&["--dry-run", "--topic", "payments"]);
+    assert!(ran.code == Some(0) && ran.out.contains("nothing is changed"), "{ran:?}");
+    let payload = [
+        "--header",
+        "tenant=hidden",
+        "--topic",
+        "payments",
+        "--payload-file",
+        "payload.json",
+        "--yes-change-payload",
+    ];
+    let ran = edit(&payload);
+    assert!(ran.code == Some(0) && ran.out.contains(id), "{ran:?}");
+    let shown = run(directory.path(), &SHOP, &["held", "show", id]).out;
+    assert!(shown.contains("headers, payload, topic at") && shown.contains("payments"), "{shown}");
+    let audit = run(directory.path(), &SHOP, &["held", "audit", "--output", "json"]).out;
+    assert!(audit.contains("tenant") && !audit.contains("hidden") && !audit.contains("secret"), "{audit}");
 }
 
 #[test]

@@ -47,6 +47,8 @@ mod fuzz;
 
 mod crash;
 
+mod poison;
+
 mod outage;
 
 mod database_faults;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use outboxd_core::Seq;
 use outboxd_engine::{
-    AuditedAction, Finding, HeldFilter, HeldId, Operate, OperateError, Outbox, OutboxError, PageLimit,
-    Severity,
+    AuditFilter, AuditedAction, BulkAction, Finding, HeldEdit, HeldFilter, HeldId, HeldSpan, Operate,
+    OperateError, Outbox, OutboxError, PageLimit, Severity,
 };
 use outboxd_postgres::migrate::GrantRoles;
 use outboxd_postgres::sql::Statements;
@@ -149,6 +149,26 @@ async fn the_relay_role_retries_and_discards_and_both_are_audited() {
         Some("3"),
         "intents stay until they are purged"
     );
+}
+
+#[tokio::test]
+async fn the_relay_role_edits_and_decides_about_many_and_the_reader_does_neither() {
+    let Granted { database, relay, reader, .. } = granted().await;
+    let mut connection = database.connect().await;
+    let [head, ..] = park(&mut connection).await;
+    let edit = HeldEdit { set_headers: vec![("tenant".into(), "42".into())], ..HeldEdit::default() };
+    let reader = operator(&database.url_as(&reader));
+    let operator = operator(&database.url_as(&relay));
+    assert!(reader.held_edit(head.into(), &edit, &action()).await.is_err());
+    operator.held_edit(head.into(), &edit, &action()).await.unwrap();
+    let shown = reader.held_list(&HeldFilter::default()).await.unwrap().remove(0);
+    assert_eq!(shown.edit.unwrap().edited, ["headers"], "which is no header's value");
+    let any = HeldFilter::default();
+    let span = HeldSpan::up_to(reader.held_match(&any).await.unwrap().last.unwrap());
+    assert!(reader.held_act(BulkAction::Discard, &any, span, 10, &action()).await.is_err());
+    let step = operator.held_act(BulkAction::Discard, &any, span, 10, &action()).await.unwrap();
+    assert_eq!((step.found, step.done), (3, 3));
+    assert_eq!(reader.held_audit(&AuditFilter::default()).await.unwrap().len(), 4);
 }
 
 #[tokio::test]

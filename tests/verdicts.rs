@@ -329,11 +329,11 @@ async fn an_operator_lists_shows_retries_and_discards_held_messages_and_the_audi
     assert!(shown["error"].as_str().is_some_and(|error| error.contains("max.message.bytes")), "{shown}");
     assert_eq!(shown["payload_bytes"], 50_000);
 
-    let refused = pair.setup.run(&["held", "retry", &after_retried.to_string()]).await;
+    let refused = pair.setup.run(&["held", "retry", &after_retried.to_string(), "--reason", "now"]).await;
     assert!(!refused.status.success(), "a follower is never taken out of its order");
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(said.contains(&retried.to_string()), "it names the message in the way: {said}");
-    let unknown = pair.setup.run(&["held", "retry", &Uuid::new_v4().to_string()]).await;
+    let unknown = pair.setup.run(&["held", "retry", &Uuid::new_v4().to_string(), "--reason", "now"]).await;
     assert!(!unknown.status.success());
 
     // In vain: the cause is still there.
@@ -425,4 +425,97 @@ async fn a_parked_message_blocks_its_key_for_the_next_leader_too() {
     all_dispatched(&mut next, 4).await;
     pair.account().await.assert_clean(0);
     next.expect_no_surprises(&[]);
+}
+
+/// D1, D3. What an operator mends goes out mended, under the same id, and the rest of its key after it. Another topic is another key.
+#[tokio::test]
+async fn an_edited_message_is_published_as_the_operator_says_and_the_intent_stays_as_it_is() {
+    let pair = Pair::install("edit").await;
+    pair.create_bad(&[("max.message.bytes", SMALL_LIMIT)]).await;
+    let mut connection = pair.database.connect().await;
+    let large = emit_sized(&mut connection, &pair.bad, "a", 50_000).await;
+    emit_sized(&mut connection, &pair.bad, "a", 10).await;
+    let moved = emit_sized(&mut connection, &pair.bad, "b", 60_000).await;
+    emit_sized(&mut connection, &pair.bad, "b", 20).await;
+    let mut relay = pair.setup.start().await;
+    checker::dealt_with(&pair.database.url(), SOON).await;
+    let payload = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(payload.path(), "mended").unwrap();
+    let file = payload.path().display().to_string();
+    let because = ["--reason", "mended", "--as", "ada"];
+    let (large_id, moved_id) = (large.to_string(), moved.to_string());
+    let edit = [
+        "held",
+        "edit",
+        &large_id,
+        "--header",
+        "mended=yes",
+        "--payload-file",
+        &file,
+        "--yes-change-payload",
+    ];
+    pair.setup.run_ok(&[&edit[..], &because].concat()).await;
+    let edit = ["held", "edit", &moved_id, "--topic", &pair.good, "--retry"];
+    pair.setup.run_ok(&[&edit[..], &because].concat()).await;
+    // The one that was moved, and what waited behind it; the other stays parked until it is retried.
+    let metrics = all_dispatched(&mut relay, 2).await;
+    assert_eq!(dispatched(&metrics), 2.0);
+    pair.setup.run_ok(&[&["held", "retry", &large_id][..], &because].concat()).await;
+    all_dispatched(&mut relay, 4).await;
+
+    let records = kafka::read_all(&shared::kafka(), &pair.bad).await;
+    let of_key: Vec<&kafka::Consumed> =
+        records.iter().filter(|record| record.key.as_deref() == Some(b"a")).collect();
+    assert_eq!(
+        of_key.iter().map(|record| record.id()).next(),
+        Some(large),
+        "it goes before what waited for it"
+    );
+    assert_eq!(of_key[0].payload.as_deref(), Some(&b"mended"[..]));
+    assert_eq!(of_key[0].header("mended"), Some("yes"));
+    let elsewhere = kafka::read_all(&shared::kafka(), &pair.good).await;
+    assert_eq!(elsewhere.iter().map(kafka::Consumed::id).collect::<Vec<_>>(), [moved]);
+    let intents: i64 =
+        sqlx::query_scalar("select count(*) from outbox.message where octet_length(payload) >= 50000")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+    assert_eq!(intents, 2, "the intents are what they were");
+    relay.expect_no_surprises(&[PARKED]);
+}
+
+/// D1. The relay releases what an operator retries and discards by the thousand at that very moment: each message is published or
+/// discarded, neither side is held up, and no lock of one ends the other.
+#[tokio::test]
+async fn thousands_are_decided_about_while_the_relay_releases_them() {
+    const HELD: i64 = 12_000;
+    let pair = Pair::install("bulk").await;
+    let mut relay = pair.setup.start().await;
+    sqlx::query(
+        "insert into outbox.message (topic, key, payload)
+         select $1, 'k' || g % 3000, '{}' from generate_series(1, $2) g",
+    )
+    .bind(&pair.bad)
+    .bind(HELD)
+    .execute(&mut pair.database.connect().await)
+    .await
+    .unwrap();
+    checker::dealt_with(&pair.database.url(), SOON).await;
+    pair.create_bad(&[]).await;
+    relay.wait_until("it has begun to release", SOON, |m| m.sum("outboxd_released_total", &[]) > 500.0).await;
+    let retry = ["held", "retry", "--topic", &pair.bad, "--reason", "hurry", "--output", "json"];
+    let discard = ["held", "discard", "--topic", &pair.bad, "--reason", "enough", "--output", "json"];
+    let (retried, discarded) = tokio::join!(pair.setup.run_json(&retry), pair.setup.run_json(&discard));
+    eprintln!("retried {}, discarded {} of {HELD}", retried["done"], discarded["done"]);
+    checker::dealt_with(&pair.database.url(), SOON).await;
+    let nothing_held = async || pair.held().await.is_empty().then_some(());
+    eventually("nothing is held", SOON, nothing_held).await;
+    let account = pair.account().await;
+    account.assert_clean(0);
+    assert_eq!(account.held, 0, "{account}");
+    let said = discarded["done"].as_i64().unwrap();
+    let kept = i64::try_from(account.discarded).unwrap();
+    // What was with Kafka when it was discarded is published all the same.
+    assert!((1..=said).contains(&kept), "{said} discarded: {account}");
+    relay.expect_no_surprises(&[TOPIC_HELD]);
 }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use outboxd_core::{Cursor, HoldReason, HoldState, ReceiptEntry, Seq};
-use outboxd_engine::Outbox as _;
 use outboxd_testkit::conformance::{Harness, Intent};
 use outboxd_testkit::scripted::{MemoryOutbox, MemoryTable, Written};
 
@@ -57,7 +56,8 @@ impl Harness for MemoryHarness {
     }
 
     async fn vanish(&self, relay: MemoryOutbox) {
-        relay.step_down().await;
+        drop(relay);
+        self.0.end_lead_session();
     }
 
     async fn retry(&self, seq: Seq) {

@@ -223,6 +223,13 @@ impl Operated for PostgresHarness {
         PostgresOperator::new(self.config())
     }
 
+    async fn edits(&self) -> i64 {
+        sqlx::query_scalar("select count(*) from outbox.held_edit")
+            .fetch_one(&mut self.database.connect().await)
+            .await
+            .unwrap()
+    }
+
     async fn audit(&self) -> Vec<Audited> {
         let sql = "select kind, id, who, why from outbox.held_action order by action";
         let rows = sqlx::query(sql).fetch_all(&mut self.database.connect().await).await.unwrap();

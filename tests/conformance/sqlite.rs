@@ -240,6 +240,13 @@ impl Operated for SqliteHarness {
         SqliteOperator::new(self.config())
     }
 
+    async fn edits(&self) -> i64 {
+        sqlx::query_scalar("select count(*) from outbox_held_edit")
+            .fetch_one(&mut self.application().await)
+            .await
+            .unwrap()
+    }
+
     async fn audit(&self) -> Vec<Audited> {
         let rows = sqlx::query("select kind, id, who, why from outbox_held_action order by action")
             .fetch_all(&mut self.application().await)

@@ -361,6 +361,8 @@ impl World {
             receipts_out_of_order: Vec::new(),
             holds: Vec::new(),
             released: Vec::new(),
+            trial: None,
+            proves_term: true,
             scheduled: Vec::new(),
         };
         self.outbox.settle(settlement).await?;

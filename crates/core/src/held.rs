@@ -75,13 +75,15 @@ pub enum HoldReason {
     AttemptsExhausted,
     /// The cursor had passed it and nobody had delivered it: found by the sweep.
     Stranded,
+    /// The relay's process ended each time it was published.
+    CrashesRelay,
     /// Its time has come and it is on its way.
     Scheduled,
 }
 
 impl HoldReason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::TopicUnknown,
         Self::TopicUnauthorized,
         Self::Behind,
@@ -96,6 +98,7 @@ impl HoldReason {
         Self::RefusedByClient,
         Self::AttemptsExhausted,
         Self::Stranded,
+        Self::CrashesRelay,
         Self::Scheduled,
     ];
 
@@ -117,6 +120,7 @@ impl HoldReason {
             Self::RefusedByClient => "refused_by_client",
             Self::AttemptsExhausted => "attempts_exhausted",
             Self::Stranded => "stranded",
+            Self::CrashesRelay => "crashes_relay",
             Self::Scheduled => "scheduled",
         }
     }

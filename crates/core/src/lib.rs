@@ -15,6 +15,8 @@ pub mod verdict;
 
 pub mod held;
 
+pub mod catalogue;
+
 pub mod receipts;
 
 pub mod sweep;
@@ -22,6 +24,7 @@ pub mod sweep;
 pub mod backoff;
 
 pub use backoff::Backoff;
+pub use catalogue::Explanation;
 pub use cursor::{CatchUp, Cursor, Page, PageFrame, Snapshot};
 pub use held::{Hold, HoldReason, HoldState, KeyHash, Scheduled};
 pub use message::{Message, Seq};

@@ -31,6 +31,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             }
             let Some((meta, alone)) = self.window.reported(report.token) else { continue };
             self.alone = false;
+            self.caution.decided(meta.seq);
             let tried = self.tried.take();
             match report.result {
                 Ok(receipt) => {
@@ -54,6 +55,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         }
         self.full = false;
         if acknowledged > 0 {
+            self.caution.went_well(usize::try_from(acknowledged).unwrap_or(usize::MAX));
             self.observer.observe(&Event::Attempt { outcome: Outcome::Acknowledged, messages: acknowledged });
         }
         if acknowledged > 0 || answered {

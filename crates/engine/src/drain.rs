@@ -17,6 +17,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
     /// Once everything is at rest, what the quiet was for. Also when it takes too long.
     pub(crate) async fn quieted(&mut self) -> Option<End> {
         let (quiet, since) = self.quiet?;
+        self.caution.finished();
         let waited = since.elapsed();
         let reports_in = self.window.outstanding() == 0;
         let patience = match quiet {
@@ -28,7 +29,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         if !reports_in && waited < patience {
             return None;
         }
-        let settling = !self.settle.task.is_empty() || self.window.has_ready();
+        let settling = !self.settle.task.is_empty() || self.window.has_ready() || self.caution.is_note_due();
         let settle_patience = match quiet {
             Quiet::Drain => self.config.grace,
             Quiet::Rewind { .. } | Quiet::Renew => patience + self.config.outage_after,

@@ -45,6 +45,8 @@ mod settle;
 
 mod held;
 
+mod caution;
+
 mod release;
 
 mod purge;
@@ -56,12 +58,13 @@ mod drain;
 pub use config::RelayConfig;
 pub use observe::{Event, Observe, Outcome, Side};
 pub use operate::{
-    AuditedAction, Finding, HeldFilter, HeldId, HeldIdError, HeldMessage, HoldFailure, LeaderStatus, Operate,
-    OperateError, OutboxStatus, ScheduledFilter, ScheduledMessage, Severity,
+    AuditFilter, AuditLine, AuditedAction, BulkAction, Finding, HeldEdit, HeldFilter, HeldId, HeldIdError,
+    HeldMatch, HeldMessage, HeldSpan, HeldStep, HoldFailure, LeaderStatus, Operate, OperateError,
+    OutboxStatus, ScheduledFilter, ScheduledMessage, Severity, TopicPattern,
 };
 pub use outbox::{
     Due, DurabilityMark, HeldChange, HeldCount, HeldSignal, Outbox, OutboxError, PageLimit, ReadPage,
-    Release, ReleaseQuery, Settlement, Start, Term, chain,
+    Release, ReleaseQuery, Settlement, Start, Term, Trial, chain,
 };
 pub use publisher::{EnqueueError, Publisher, PublisherStats, Report, Token, TopicState};
 pub use rebase::{Rebase, RebaseFigures, RebasePlan};

@@ -1,5 +1,9 @@
 //! What operators ask of an outbox. No part of the loop: commands call it from a process of their own.
 
+mod edit;
+
+mod filter;
+
 use std::fmt;
 use std::future::Future;
 use std::str::FromStr;
@@ -12,6 +16,9 @@ use uuid::Uuid;
 
 use crate::outbox::OutboxError;
 use crate::upkeep::Backlog;
+
+pub use edit::{EditDone, EditRefusal, Editable, HeldEdit, ShownEdit, StoredEdit};
+pub use filter::{BulkAction, HeldFilter, HeldMatch, HeldSpan, HeldStep, TopicPattern, TopicPatternError};
 
 /// One held message, as an operator names it: `id`, or `id@seq` where an application has used an id more than once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -59,21 +66,6 @@ impl FromStr for HeldId {
         };
         Ok(Self { id: id.parse().map_err(|_| HeldIdError)?, seq })
     }
-}
-
-/// Which held messages are meant. Empty: all of them.
-#[derive(Clone, Debug, Default)]
-pub struct HeldFilter {
-    /// Message id.
-    pub id: Option<Uuid>,
-    /// Topic.
-    pub topic: Option<String>,
-    /// State.
-    pub state: Option<HoldState>,
-    /// Reason.
-    pub reason: Option<HoldReason>,
-    /// At most so many, ascending by `seq`; 0 means all.
-    pub limit: u32,
 }
 
 /// One failed attempt.
@@ -124,6 +116,55 @@ pub struct HeldMessage {
     pub followers: u64,
     /// Payload size in bytes; `None` for a tombstone.
     pub payload_bytes: Option<u64>,
+    /// The first held message of its key, if it waits behind that.
+    pub behind: Option<HeldId>,
+    /// What operators have changed about it.
+    pub edit: Option<ShownEdit>,
+}
+
+/// Which lines of the audit are meant. Empty: all of them.
+#[derive(Clone, Debug, Default)]
+pub struct AuditFilter {
+    /// Message id.
+    pub id: Option<Uuid>,
+    /// Topic.
+    pub topic: Option<TopicPattern>,
+    /// What was done: retry, discard, edit, cancel or sweep.
+    pub kind: Option<String>,
+    /// Who did it.
+    pub who: Option<String>,
+    /// At least so long ago, by the database's clock.
+    pub older_than: Option<Duration>,
+    /// Not so long ago, by the database's clock.
+    pub younger_than: Option<Duration>,
+    /// At most so many, the newest first; 0 means all.
+    pub limit: u32,
+}
+
+/// Who did what to which message, and why.
+#[derive(Clone, Debug, Serialize)]
+pub struct AuditLine {
+    /// When, by the database's clock.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    /// What.
+    pub kind: String,
+    /// Message id.
+    pub id: Uuid,
+    /// Place in the outbox.
+    pub seq: Seq,
+    /// Its topic then.
+    pub topic: String,
+    /// What it was held for.
+    pub reason_held: String,
+    /// Correlation id.
+    pub correlation_id: Option<String>,
+    /// Who.
+    pub who: String,
+    /// Why.
+    pub why: String,
+    /// What exactly, if there is more to say.
+    pub details: Option<serde_json::Value>,
 }
 
 /// Which scheduled messages are meant. Empty: all of them.
@@ -290,6 +331,14 @@ pub enum OperateError {
         /// The one it waits for.
         head: Uuid,
     },
+    /// The edit is not taken.
+    #[error("message {id}: {refusal}")]
+    Edit {
+        /// The message.
+        id: Uuid,
+        /// Why.
+        refusal: EditRefusal,
+    },
 }
 
 fn list(seqs: &[Seq]) -> String {
@@ -354,6 +403,46 @@ pub trait Operate: Send + Sync {
         action: &AuditedAction,
     ) -> impl Future<Output = Result<(), OperateError>> + Send;
 
+    /// How many held messages the filter means: one walk over them.
+    ///
+    /// # Errors
+    /// [`OutboxError`].
+    fn held_match(&self, filter: &HeldFilter) -> impl Future<Output = Result<HeldMatch, OutboxError>> + Send;
+
+    /// One step of an action on many: of the messages in the span that the filter means (its limit is not looked at), at
+    /// most so many, in one transaction. Each is audited. A retry begins with the oldest, a discard with the newest.
+    ///
+    /// # Errors
+    /// [`OutboxError`]: nothing of this step was done.
+    fn held_act(
+        &self,
+        kind: BulkAction,
+        filter: &HeldFilter,
+        span: HeldSpan,
+        messages: u32,
+        action: &AuditedAction,
+    ) -> impl Future<Output = Result<HeldStep, OutboxError>> + Send;
+
+    /// Changes what is published of a held message, and parks it until it is retried, unless the edit says so itself. The intent
+    /// stays as it is. Another topic is another key: what waited behind the message goes without it. Audited.
+    ///
+    /// # Errors
+    /// As [`Operate::held_retry`], and [`OperateError::Edit`].
+    fn held_edit(
+        &self,
+        named: HeldId,
+        edit: &HeldEdit,
+        action: &AuditedAction,
+    ) -> impl Future<Output = Result<EditDone, OperateError>> + Send;
+
+    /// The audit, newest first.
+    ///
+    /// # Errors
+    /// [`OutboxError`].
+    fn held_audit(
+        &self,
+        filter: &AuditFilter,
+    ) -> impl Future<Output = Result<Vec<AuditLine>, OutboxError>> + Send;
     /// Messages whose time has not come, earliest first: those that the relay has taken over.
     ///
     /// # Errors

@@ -77,6 +77,21 @@ pub struct Start {
     pub actions: i64,
     /// The Kafka cluster that this outbox is published to; `None` until a relay has reached one.
     pub kafka_cluster: Option<String>,
+    /// Terms in a row before this one that ended with neither a settle that proved them nor an orderly end.
+    pub terms_unsettled: u32,
+    /// The attempt that was noted last and has not finished.
+    pub trial: Option<Trial>,
+    /// Whether the message of `trial` is held.
+    pub trial_is_held: bool,
+}
+
+/// Attempts to publish a message that were started and, as far as the database knows, not finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trial {
+    /// The message.
+    pub seq: Seq,
+    /// Attempts.
+    pub trials: u32,
 }
 
 /// How many messages of a key are held.
@@ -130,6 +145,10 @@ pub struct Settlement {
     pub holds: Vec<Hold>,
     /// Held messages that were dispatched: their rows go.
     pub released: Vec<Seq>,
+    /// The attempt to be noted as started; `None`: none is.
+    pub trial: Option<Trial>,
+    /// Whether this term has got on: the count of unsettled terms begins anew.
+    pub proves_term: bool,
     /// Messages whose time has not come: kept until then, by what the intent says.
     pub scheduled: Vec<Scheduled>,
 }
@@ -198,7 +217,8 @@ pub struct Release {
 /// The database that holds the outbox, as the loop needs it.
 pub trait Outbox: Upkeep {
     /// Tries to take the lead: verifies the outbox (schema version, server not in recovery, same cluster as the cursor),
-    /// takes the liveness lock, then bumps the epoch in a synchronous commit. `None`: another relay leads.
+    /// takes the liveness lock, then bumps the epoch and the count of unsettled terms in a synchronous commit. `None`: another
+    /// relay leads.
     ///
     /// # Errors
     /// [`OutboxError::Refused`] if an operator must act, [`OutboxError::Unavailable`] otherwise.
@@ -271,7 +291,8 @@ pub trait Outbox: Upkeep {
         cluster: &str,
     ) -> impl Future<Output = Result<(), OutboxError>> + Send;
 
-    /// Closes every session, giving up the lock. Never fails: what cannot be closed is dropped.
+    /// Closes every session, giving up the lock. A term that ends here has ended in order: it no longer counts as unsettled, if the
+    /// database can be told. Never fails: what cannot be closed is dropped.
     fn step_down(&self) -> impl Future<Output = ()> + Send;
 }
 

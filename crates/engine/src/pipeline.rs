@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::caution::Caution;
 use crate::cluster::{ClusterAnswer, ClusterCheck};
 use crate::config::RelayConfig;
 use crate::dead_letter::Copies;
@@ -23,7 +24,7 @@ use crate::held::HeldBook;
 use crate::observe::{Event, Observe, Side};
 use crate::outbox::{HeldSignal, Outbox, OutboxError, Release, Start, Term};
 use crate::publisher::{Publisher, PublisherStats, Report, Token, TopicState};
-use crate::read::{self, ReadSettings, Readable};
+use crate::read::{self, CaughtUp, ReadSettings, Readable};
 use crate::topics::Topics;
 use crate::window::{Meta, Window};
 
@@ -87,6 +88,8 @@ pub(crate) struct Lasting {
     pub(crate) has_settled: bool,
     /// The sweep has held messages. Shared with the task that sweeps.
     pub(crate) stranded: Arc<AtomicBool>,
+    /// The message that this process has tried last: its attempts have not ended the process.
+    pub(crate) tried: Option<outboxd_core::Seq>,
 }
 
 impl Lasting {
@@ -125,6 +128,10 @@ pub(crate) struct Pipeline<'r, O: Outbox, P: Publisher> {
     pub(crate) window: Window,
     pub(crate) feed: VecDeque<Waiting>,
     pub(crate) held: HeldBook,
+    pub(crate) caution: Caution,
+    /// Pages taken, and what the task that reads says of them.
+    pub(crate) taken: u64,
+    pub(crate) caught_up: Arc<CaughtUp>,
     pub(crate) quiet: Option<(Quiet, Instant)>,
     /// A record that is published with nothing else in flight.
     pub(crate) alone: bool,
@@ -154,6 +161,13 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
     ) -> Self {
         let now = Instant::now();
         lasting.topics.forget_questions();
+        let enough = usize::try_from(config.page.messages).unwrap_or(usize::MAX);
+        let caution = Caution::new(&start, lasting.tried, enough);
+        if caution.is_cautious() {
+            tracing::info!(target: "outboxd::publish", terms_unsettled = start.terms_unsettled,
+                seq = start.trial.map(|trial| trial.seq.0), trials = start.trial.map(|trial| trial.trials),
+                "earlier relays ended without a word; publishing one message at a time until it is known which one that is");
+        }
         Self {
             outbox,
             publisher,
@@ -163,6 +177,9 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
             lasting,
             term,
             held: HeldBook::new(&start.held, start.actions),
+            caution,
+            taken: 0,
+            caught_up: Arc::default(),
             settled: start.cursor,
             feed: VecDeque::new(),
             quiet: None,
@@ -269,6 +286,7 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
                 _ = tick.tick() => self.tick(),
             }
             self.hold_round();
+            self.look_whether_caught_up();
         }
     }
 
@@ -280,6 +298,7 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
             poll_min: self.config.poll_min,
             poll_max: self.config.poll_max,
             page_read: Arc::clone(&self.lasting.page_read),
+            caught_up: Arc::clone(&self.caught_up),
         }
     }
 
@@ -292,6 +311,7 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
     }
 
     fn take_page(&mut self, page: Readable) {
+        self.taken += 1;
         let (frame, mut messages) = page.read.page.into_parts();
         let metas = messages.iter_mut().map(|message| self.meta(message, page.read_at, None)).collect();
         let number = self.window.push_page(frame, metas, page.bytes, page.budget);
@@ -328,9 +348,17 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
         }
     }
 
+    /// An empty page was read, and everything before it is settled.
+    fn look_whether_caught_up(&mut self) {
+        if self.caution.is_cautious() && self.window.messages() == 0 && self.caught_up.is_at(self.taken) {
+            self.caution.caught_up();
+        }
+    }
+
     fn tick(&mut self) {
         let now = Instant::now();
         self.observer.observe(&Event::Heartbeat);
+        self.caution.tick(now);
         if self.lasting.page_read.load(Ordering::Relaxed) {
             self.lasting.database_answers(&**self.observer);
         }

@@ -11,6 +11,7 @@ use outboxd_core::{
 use tokio::time::Instant;
 use tracing::field::display;
 
+use crate::caution::Pace;
 use crate::dead_letter::Letter;
 use crate::observe::{Event, Outcome};
 use crate::outbox::Outbox;
@@ -116,8 +117,16 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                 return Step::Held(self.parked(hold(HoldState::Parked, (&refusal).into()), &refusal));
             }
         };
-        let alone =
-            self.lasting.suspects.contains(&message.seq) || released.is_some_and(|attempts| attempts > 0);
+        let pace = self.caution.pace(message.seq, released);
+        let alone = match pace {
+            Pace::Never(trials) => {
+                return Step::Held(self.crashed(hold(HoldState::Parked, HoldReason::CrashesRelay), trials));
+            }
+            // Noted while the answers of earlier messages come in.
+            Pace::Alone { noted: false } => return Step::Wait,
+            Pace::Alone { noted: true } => true,
+            Pace::Free => self.lasting.suspects.contains(&message.seq),
+        };
         if alone && self.window.outstanding() > 0 {
             return Step::Wait;
         }
@@ -128,6 +137,9 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         match self.publisher.enqueue(waiting.token, record) {
             Ok(()) => {
                 self.window.published(waiting.token, alone);
+                if matches!(pace, Pace::Alone { .. }) {
+                    self.caution.handed_over(Instant::now());
+                }
                 if released == Some(0) {
                     // In its order with the client: newer messages of its key may follow.
                     self.held.free(key_hash);
@@ -162,10 +174,20 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         hold
     }
 
+    /// Attempts of it have ended the process.
+    fn crashed(&mut self, mut hold: Hold, trials: u32) -> Hold {
+        self.caution.parked(hold.seq);
+        hold.error = Some(format!("{trials} relays ended without a word while they published it alone"));
+        hold.attempts += trials;
+        self.observer.observe(&Event::Attempt { outcome: Outcome::Parked, messages: 1 });
+        hold
+    }
+
     /// Gives a message its verdict: held. Its key is busy from now on, unless it is parked and its key goes on without it.
     pub(crate) fn set_aside(&mut self, token: Token, aside: Aside) {
         let Aside { meta, mut hold, message, counted } = aside;
         let parked = hold.state == HoldState::Parked;
+        self.caution.decided(hold.seq);
         if parked && meta.destination.route.on_refused == OnRefused::Skip {
             hold.key_hash = None;
         }
@@ -179,6 +201,10 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         }
         if parked && meta.destination.route.dead_letter_of(meta.topic()).is_some() {
             match message {
+                // A copy would end the process as the message does.
+                _ if hold.reason == HoldReason::CrashesRelay => {
+                    self.not_copied(&meta, "a relay that publishes the message ends");
+                }
                 _ if self.lasting.uncopied.contains(&meta.seq) => {
                     self.not_copied(&meta, "the dead-letter topic did not acknowledge it in time");
                 }

@@ -4,7 +4,7 @@
 //! pipeline; the error of either ends the term.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use outboxd_core::{Cursor, Message};
@@ -30,6 +30,23 @@ pub(crate) struct Readable {
     pub(crate) budget: Budgeted,
 }
 
+/// How many pages had been read when the last empty one came.
+#[derive(Debug, Default)]
+pub(crate) struct CaughtUp(AtomicU64);
+
+impl CaughtUp {
+    /// An empty page came after so many with messages.
+    fn after(&self, pages: u64) {
+        // One more, so that zero says that none was empty.
+        self.0.store(pages + 1, Ordering::Relaxed);
+    }
+
+    /// Whether nothing was committed behind the first `taken` pages when it was looked at last.
+    pub(crate) fn is_at(&self, taken: u64) -> bool {
+        self.0.load(Ordering::Relaxed) == taken + 1
+    }
+}
+
 /// What the reading tasks need.
 #[derive(Clone, Debug)]
 pub(crate) struct ReadSettings {
@@ -40,6 +57,8 @@ pub(crate) struct ReadSettings {
     pub(crate) poll_max: Duration,
     /// Told when the first page has come.
     pub(crate) page_read: Arc<AtomicBool>,
+    /// Told when a page is empty.
+    pub(crate) caught_up: Arc<CaughtUp>,
 }
 
 /// Starts both tasks. They end only with an error, which the owner of `tasks` observes.
@@ -70,6 +89,7 @@ async fn read_pages<O: Outbox>(
     // Never more than there is: a reservation that cannot be met would wait for ever.
     let page_kib = kib(usize::try_from(settings.limit.bytes).unwrap_or(usize::MAX)).min(budget_kib);
     let mut wake = Wake::new(settings.poll_min, settings.poll_max);
+    let mut pages = 0;
     loop {
         let reserved = (
             Arc::clone(&messages_budget).acquire_many_owned(settings.limit.messages).await,
@@ -89,7 +109,11 @@ async fn read_pages<O: Outbox>(
         observer.observe(&Event::PageRead { messages: len, late: read.page.late, took: read_at - began });
         from = read.page.cursor_after();
         let more = read.more;
+        if len == 0 && !more {
+            settings.caught_up.after(pages);
+        }
         if len > 0 {
+            pages += 1;
             // Give back what the page did not need; a page that is larger keeps what was reserved.
             let page_bytes: usize = read.page.messages.iter().map(Message::cost_bytes).sum();
             drop(messages.split(messages.num_permits().saturating_sub(len)));

@@ -57,6 +57,7 @@ impl<O: Outbox, P: Publisher> Relay<O, P> {
             page_read: Arc::default(),
             has_settled: false,
             stranded: Arc::default(),
+            tried: None,
         };
         Self { outbox: Arc::new(outbox), publisher, config, observer, lasting }
     }

@@ -54,9 +54,17 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
 
     pub(crate) fn held_answered(&mut self, answer: HeldAnswer) {
         match answer {
-            HeldAnswer::Signal(signal) => self.held.signalled(signal, self.window.holds_unsettled()),
+            HeldAnswer::Signal(signal) => {
+                self.held.signalled(signal, self.window.holds_unsettled());
+                if self.held.round == Round::Idle {
+                    self.caution.held_is_quiet();
+                }
+            }
             HeldAnswer::Release(Release { due, change, promoted }) => {
                 self.held.released(change.as_ref(), &promoted);
+                if due.is_empty() && promoted.is_empty() {
+                    self.caution.held_is_quiet();
+                }
                 self.release(due);
             }
         }

@@ -9,7 +9,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use crate::observe::Event;
-use crate::outbox::{Outbox, OutboxError, Settlement};
+use crate::outbox::{Outbox, OutboxError, Settlement, Trial};
 use crate::pipeline::Pipeline;
 use crate::publisher::Publisher;
 
@@ -20,6 +20,9 @@ pub(crate) struct Written {
     dispatched: u64,
     holds: usize,
     released: usize,
+    note: Option<Trial>,
+    /// It said something of messages.
+    is_page: bool,
     took: Duration,
 }
 
@@ -39,7 +42,13 @@ impl Default for Settler {
 impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
     /// When the next settle may begin; `None` if there is nothing to settle or one is under way.
     pub(crate) fn settle_at(&mut self) -> Option<Instant> {
-        if !self.settle.task.is_empty() || !self.window.has_ready() {
+        if !self.settle.task.is_empty() {
+            return None;
+        }
+        if self.caution.is_note_due() {
+            return Some(self.settle.began_at);
+        }
+        if !self.window.has_ready() {
             return None;
         }
         // In a hurry: a moment that has passed, however late the caller asks. "Now" would never come for who compares with
@@ -54,9 +63,16 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             return;
         }
         let batch = self.window.collect(now);
+        let moves = batch.after.is_some();
         let after = batch.after.unwrap_or_else(|| self.settled.clone());
         let (dispatched, released) = (batch.dispatched, batch.released.len());
         let holds = batch.holds.len() + batch.scheduled.len();
+        // A settle that only notes an attempt is none that anybody counts.
+        let is_page = moves || dispatched > 0 || holds > 0;
+        let note = self.caution.note();
+        if let Some(trial) = self.caution.trial() {
+            self.lasting.tried = Some(trial.seq);
+        }
         let settlement = Settlement {
             term: self.term,
             before: self.settled.clone(),
@@ -65,14 +81,18 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             receipts_out_of_order: batch.receipts_out_of_order,
             holds: batch.holds,
             released: batch.released,
+            trial: note,
+            proves_term: self.caution.proves_term(),
             scheduled: batch.scheduled,
         };
         self.settle.began_at = now;
-        self.observer.observe(&Event::Settling);
+        if is_page {
+            self.observer.observe(&Event::Settling);
+        }
         let outbox = Arc::clone(self.outbox);
         self.settle.task.spawn(async move {
             outbox.settle(settlement).await?;
-            Ok(Written { after, dispatched, holds, released, took: now.elapsed() })
+            Ok(Written { after, dispatched, holds, released, note, is_page, took: now.elapsed() })
         });
     }
 
@@ -81,6 +101,10 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         written: Result<Result<Written, OutboxError>, JoinError>,
     ) -> Result<(), OutboxError> {
         let written = written.unwrap_or_else(|error| Err(OutboxError::unavailable("settle page", error)))?;
+        self.caution.noted(written.note);
+        if !written.is_page {
+            return Ok(());
+        }
         self.observer.observe(&Event::Settled { messages: written.dispatched, took: written.took });
         tracing::debug!(target: "outboxd::settle", dispatched = written.dispatched, held = written.holds,
             released = written.released, high = written.after.high.0, "settled");

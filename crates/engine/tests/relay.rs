@@ -10,6 +10,9 @@ use outboxd_testkit::scripted::{MemoryTable, ScriptedBroker, Written};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+#[path = "relay/caution.rs"]
+mod caution;
+
 #[path = "relay/routes.rs"]
 mod routes;
 
@@ -685,5 +688,28 @@ async fn a_relay_that_reaches_another_kafka_cluster_publishes_nothing_and_ends()
 
     let relay = Running::start(&table, &broker);
     until("the one that is known", || table.receipts().len() == 6).await;
+    relay.drained().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_moved_to_another_topic_leaves_its_key_and_blocks_its_new_one() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders", "payments"]));
+    broker.refuse("a0", Fault::InvalidRecord, 2);
+    table.commit(&numbered("orders", "a", 0..1));
+    let relay = Running::start(&table, &broker);
+    until("a0 parked", || table.held().len() == 1).await;
+    table.commit(&numbered("orders", "a", 1..4));
+    until("its followers", || table.held().len() == 4).await;
+    let moved = table.held()[0].seq;
+    table.move_to_topic(moved, "payments");
+    until("the followers go without it", || table.receipts().len() == 3).await;
+    table.commit(&numbered("payments", "a", 10..12));
+    until("its new key waits for it", || table.held().len() == 3).await;
+    assert_eq!(broker.first_copies("a"), payloads("a", 1..4));
+    table.retry(moved);
+    until("everything", || table.receipts().len() == 6 && table.held().is_empty()).await;
+    let elsewhere: Vec<_> = broker.log().into_iter().filter(|record| record.topic == "payments").collect();
+    let payloads: Vec<_> = elsewhere.iter().filter_map(|record| record.payload.as_deref()).collect();
+    assert_eq!(payloads, ["a0", "a10", "a11"]);
     relay.drained().await;
 }

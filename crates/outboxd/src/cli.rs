@@ -1,15 +1,16 @@
 //! What may be typed: commands, flags and their help.
 #![expect(clippy::doc_markdown, reason = "doc comments here are what a terminal shows")]
 
+mod held;
+
 use std::path::PathBuf;
 
+use crate::config::Sources;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use outboxd_core::{HoldReason, HoldState};
-use outboxd_engine::HeldId;
 use uuid::Uuid;
 
-use crate::config::Sources;
+pub(crate) use held::{EditArguments, Held, HeldBulk, Meant};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -69,15 +70,6 @@ Examples:
       for the inbox, which may be in another database
 
 Exit codes: 0 done, 64 wrong usage, 69 the database cannot be reached, 70 a bug, 78 configuration, or the database refuses.";
-
-const HELD_EXAMPLES: &str = "\
-Examples:
-  outboxd held list --state parked
-  outboxd held show 0198c5a4-7a0e-7c9e-b9f1-3d6a0a6f2b11
-  outboxd held retry 0198c5a4-7a0e-7c9e-b9f1-3d6a0a6f2b11 --reason \"topic limit raised\"
-
-Exit codes: 0 done, 64 wrong usage or a message that is not held, 69 the database cannot be reached, 70 a bug,
-78 configuration or schema. Of several ids each is tried; what was not done is named.";
 
 const REBASE_EXAMPLES: &str = "\
 Examples:
@@ -178,7 +170,7 @@ pub(crate) enum Command {
     #[command(after_help = STATUS_EXAMPLES)]
     Status(Output),
     /// Look at messages that were set aside, and decide about them
-    #[command(subcommand, after_help = HELD_EXAMPLES)]
+    #[command(subcommand, after_help = held::EXAMPLES)]
     Held(Held),
     /// Make an outbox right that was restored, copied or moved: nothing lost, no history published again
     ///
@@ -296,34 +288,6 @@ pub(crate) struct Check {
     pub(crate) output: Output,
 }
 
-/// `held`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Held {
-    /// List held messages, oldest first
-    ///
-    /// States: retry (tried again at its due time), topic (waits for its topic), behind (waits for an earlier message of
-    /// its key), parked (waits for you).
-    List(HeldList),
-    /// Show one held message with the history of its failures; neither its key nor its payload
-    Show {
-        /// Message id; <id>@<seq> where several have the same id
-        id: HeldId,
-        /// How to print it.
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Publish a held message again now, and after it what waits behind it
-    ///
-    /// Do this when the cause is gone: the topic's limit was raised, the policy corrected. To retry all messages of a topic:
-    /// outboxd held list --topic orders --state parked --output json | jq -r '.[].id' | xargs outboxd held retry
-    Retry(HeldAction),
-    /// Give a held message up for good; the audit keeps who and why
-    ///
-    /// Its consumers never see it, and the next message of its key is published. The intent stays in the table until it is
-    /// purged.
-    Discard(HeldDiscard),
-}
-
 /// `scheduled`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Scheduled {
@@ -355,60 +319,6 @@ pub(crate) struct ScheduledList {
 pub(crate) struct ScheduledCancel {
     /// Message id
     pub(crate) id: Uuid,
-    /// Why, for the audit
-    #[arg(long, value_name = "TEXT", value_parser = not_blank)]
-    pub(crate) reason: String,
-    /// Who, for the audit [default: the user of the operating system]
-    #[arg(long = "as", value_name = "NAME", value_parser = not_blank)]
-    pub(crate) who: Option<String>,
-    /// How to print it.
-    #[command(flatten)]
-    pub(crate) output: Output,
-}
-
-/// `held list`.
-#[derive(Debug, Args)]
-pub(crate) struct HeldList {
-    /// Only messages for this topic
-    #[arg(long)]
-    pub(crate) topic: Option<String>,
-    /// Only messages in this state: retry, topic, behind, parked
-    #[arg(long, value_parser = hold_state)]
-    pub(crate) state: Option<HoldState>,
-    /// Only messages held for this reason, as too_large or topic_unknown
-    #[arg(long, value_parser = hold_reason)]
-    pub(crate) reason: Option<HoldReason>,
-    /// At most so many; 0 shows all
-    #[arg(long, default_value_t = 100)]
-    pub(crate) limit: u32,
-    /// How to print them.
-    #[command(flatten)]
-    pub(crate) output: Output,
-}
-
-/// `held retry`.
-#[derive(Debug, Args)]
-pub(crate) struct HeldAction {
-    /// Message ids; <id>@<seq> where several have the same id
-    #[arg(required = true, value_name = "ID")]
-    pub(crate) ids: Vec<HeldId>,
-    /// Why, for the audit
-    #[arg(long, value_name = "TEXT", default_value = "retried by an operator", value_parser = not_blank)]
-    pub(crate) reason: String,
-    /// Who, for the audit [default: the user of the operating system]
-    #[arg(long = "as", value_name = "NAME", value_parser = not_blank)]
-    pub(crate) who: Option<String>,
-    /// How to print it.
-    #[command(flatten)]
-    pub(crate) output: Output,
-}
-
-/// `held discard`.
-#[derive(Debug, Args)]
-pub(crate) struct HeldDiscard {
-    /// Message ids; <id>@<seq> where several have the same id
-    #[arg(required = true, value_name = "ID")]
-    pub(crate) ids: Vec<HeldId>,
     /// Why, for the audit
     #[arg(long, value_name = "TEXT", value_parser = not_blank)]
     pub(crate) reason: String,
@@ -527,15 +437,6 @@ fn not_blank(text: &str) -> Result<String, String> {
     } else {
         Ok(text.to_owned())
     }
-}
-
-fn hold_state(word: &str) -> Result<HoldState, String> {
-    HoldState::parse(word).ok_or_else(|| "expected retry, topic, behind or parked".to_owned())
-}
-
-fn hold_reason(word: &str) -> Result<HoldReason, String> {
-    HoldReason::parse(word)
-        .ok_or_else(|| format!("expected one of {}", HoldReason::ALL.map(HoldReason::as_str).join(", ")))
 }
 
 #[cfg(test)]

@@ -91,7 +91,8 @@ impl From<OperateError> for Failure {
             OperateError::NotHeld(_)
             | OperateError::NotScheduled(_)
             | OperateError::SeveralHeld { .. }
-            | OperateError::Behind { .. } => Self::usage(error),
+            | OperateError::Behind { .. }
+            | OperateError::Edit { .. } => Self::usage(error),
         }
     }
 }

@@ -82,7 +82,7 @@ fn obey(global: &Global, command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Held(asked) => {
             let config = load(None, Needs::DATABASE)?;
-            wait(commands::held(Adapter::of(&config)?, asked))?;
+            wait(commands::held(Adapter::of(&config)?, &config.relay.routes, asked))?;
         }
         Command::Rebase(asked) => {
             let config = load(None, Needs::DATABASE)?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use outboxd_engine::{Outbox, Relay, RelayConfig};
+use outboxd_engine::{Outbox, Publisher, Relay, RelayConfig};
 use outboxd_kafka::KafkaPublisher;
 use outboxd_postgres::PostgresOutbox;
 use outboxd_sqlite::SqliteOutbox;
@@ -38,6 +38,8 @@ pub(crate) async fn run(config: Config, telemetry: &Telemetry) -> Result<ExitCod
     let metrics = Arc::new(Metrics::new(&config.instance, database, telemetry.dropped())?);
     let listener = http::listen(config.listen).await?;
     let publisher = KafkaPublisher::new(config.kafka).map_err(Failure::config)?;
+    #[cfg(feature = "failpoints")]
+    let publisher = crate::failpoint::Guarded::new(publisher, config.failpoint.as_ref());
     tracing::info!(
         target: "outboxd::run",
         version = env!("CARGO_PKG_VERSION"),
@@ -65,7 +67,7 @@ pub(crate) async fn run(config: Config, telemetry: &Telemetry) -> Result<ExitCod
 /// The relay over whichever database it is.
 async fn relay(
     adapter: Adapter,
-    publisher: KafkaPublisher,
+    publisher: impl Publisher,
     config: RelayConfig,
     observers: Arc<Observers>,
     drain: CancellationToken,
@@ -84,7 +86,7 @@ async fn relay(
 
 async fn relay_over<O: Outbox>(
     outbox: O,
-    publisher: KafkaPublisher,
+    publisher: impl Publisher,
     config: RelayConfig,
     observers: Arc<Observers>,
     drain: CancellationToken,

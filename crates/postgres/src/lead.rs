@@ -4,7 +4,7 @@
 //! row keep it safe: every settle names both. The bump commits synchronously, and cursor and held keys are read after it.
 
 use outboxd_core::{CatchUp, Cursor, Seq, Snapshot};
-use outboxd_engine::{OutboxError, Start, Term};
+use outboxd_engine::{OutboxError, Start, Term, Trial};
 use sqlx::postgres::PgRow;
 use sqlx::{Row, SqlSafeStr};
 use uuid::Uuid;
@@ -17,6 +17,9 @@ use crate::session::{Call, CallError, pooled_by_transaction};
 
 /// First key of the advisory lock of the lead, "obld" in ASCII; the second is the oid of the message table.
 pub const LEAD_LOCK: i32 = 0x6f62_6c64;
+
+/// Telling the database that a term has ended must not hold up what follows.
+const END_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl PostgresOutbox {
     pub(crate) async fn take_lead(&self) -> Result<Option<Term>, OutboxError> {
@@ -50,7 +53,24 @@ impl PostgresOutbox {
             call.row(sqlx::query(self.sql.lead_bump.clone()).bind(nonce).bind(&self.config.relay)).await?;
         let epoch = call.value(bumped.try_get("epoch"))?;
         call.done();
-        Ok(Some(Term { epoch, nonce, keep_every: self.config.lead_session / 3 }))
+        let term = Term { epoch, nonce, keep_every: self.config.lead_session / 3 };
+        self.memory().term = Some(term);
+        Ok(Some(term))
+    }
+
+    /// Says that the term ends in order, on the lead session if that is still there.
+    pub(crate) async fn end_term(&self) {
+        let Some(term) = self.memory().term.take() else { return };
+        let ending = async {
+            let mut call = self.lead_session.call_if_open("end the term").await?;
+            call.rows(sqlx::query(self.sql.lead_end.clone()).bind(term.epoch).bind(term.nonce)).await?;
+            call.done();
+            Ok::<(), OutboxError>(())
+        };
+        let ended = tokio::time::timeout(END_WITHIN, ending).await;
+        if !matches!(ended, Ok(Ok(()))) {
+            tracing::debug!(target: "outboxd::lead", "the database could not be told that the term has ended");
+        }
     }
 
     /// Behind a proxy that pools by transaction, a lock belongs to whoever gets that server connection next. While one of our
@@ -76,6 +96,7 @@ impl PostgresOutbox {
         };
         let (cursor, bound, actions) = call.value(stored_cursor(first))?;
         let kafka_cluster = call.value(first.try_get("kafka_cluster"))?;
+        let (terms_unsettled, trial, trial_is_held) = call.value(stored_trial(first))?;
         call.done();
         let mut walk = Walk::default();
         while !walk.is_complete() {
@@ -91,7 +112,7 @@ impl PostgresOutbox {
         if let Some(bound) = bound {
             memory.bounds.learn(cursor.high, bound);
         }
-        Ok(Start { cursor, held, actions, kafka_cluster })
+        Ok(Start { cursor, held, actions, kafka_cluster, terms_unsettled, trial, trial_is_held })
     }
 
     pub(crate) async fn remember_kafka_cluster(&self, term: Term, cluster: &str) -> Result<(), OutboxError> {
@@ -279,6 +300,16 @@ fn stored_cursor(row: &PgRow) -> Result<(Cursor, Option<u64>, i64), sqlx::Error>
         catch_up: pos.zip(until).map(|(pos, until)| CatchUp { pos: Seq(pos), until: Snapshot::new(until) }),
     };
     Ok((cursor, row.try_get::<&str, _>("xid_bound")?.parse().ok(), row.try_get("actions")?))
+}
+
+/// Unsettled terms before this one, the attempt that has not finished, and whether its message is held.
+fn stored_trial(row: &PgRow) -> Result<(u32, Option<Trial>, bool), sqlx::Error> {
+    let count =
+        |column: &str| Ok::<_, sqlx::Error>(u32::try_from(row.try_get::<i32, _>(column)?).unwrap_or(0));
+    let trials = count("trials")?;
+    let seq: Option<i64> = row.try_get("trial_seq")?;
+    let trial = seq.map(|seq| Trial { seq: Seq(seq), trials });
+    Ok((count("terms_unsettled")?, trial, row.try_get("trial_is_held")?))
 }
 
 #[cfg(test)]

@@ -10,15 +10,19 @@ mod held;
 
 mod rebase;
 
+mod edit;
+
 mod scheduled;
 
 mod status;
 
 use std::time::Duration;
 
+use outboxd_engine::operate::EditDone;
 use outboxd_engine::{
-    AuditedAction, Finding, HeldFilter, HeldId, HeldMessage, Operate, OperateError, OutboxError,
-    OutboxStatus, ScheduledFilter, ScheduledMessage,
+    AuditFilter, AuditLine, AuditedAction, BulkAction, Finding, HeldEdit, HeldFilter, HeldId, HeldMatch,
+    HeldMessage, HeldSpan, HeldStep, Operate, OperateError, OutboxError, OutboxStatus, ScheduledFilter,
+    ScheduledMessage,
 };
 use uuid::Uuid;
 
@@ -80,6 +84,34 @@ impl Operate for PostgresOperator {
         action: &AuditedAction,
     ) -> Result<(), OperateError> {
         self.discard_held(named.into(), action).await
+    }
+
+    async fn held_match(&self, filter: &HeldFilter) -> Result<HeldMatch, OutboxError> {
+        self.match_held(filter).await
+    }
+
+    async fn held_act(
+        &self,
+        kind: BulkAction,
+        filter: &HeldFilter,
+        span: HeldSpan,
+        messages: u32,
+        action: &AuditedAction,
+    ) -> Result<HeldStep, OutboxError> {
+        self.act_on_some(kind, filter, span, messages, action).await
+    }
+
+    async fn held_edit(
+        &self,
+        named: HeldId,
+        edit: &HeldEdit,
+        action: &AuditedAction,
+    ) -> Result<EditDone, OperateError> {
+        self.edit_held(named, edit, action).await
+    }
+
+    async fn held_audit(&self, filter: &AuditFilter) -> Result<Vec<AuditLine>, OutboxError> {
+        self.list_audit(filter).await
     }
 
     async fn scheduled_list(&self, filter: &ScheduledFilter) -> Result<Vec<ScheduledMessage>, OutboxError> {

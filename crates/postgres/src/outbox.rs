@@ -36,6 +36,7 @@ pub struct PostgresOutbox {
 pub(crate) struct Memory {
     /// The incarnation of the server that the lead was taken on, and the backend that holds the lock.
     pub(crate) led: Option<(Incarnation, i32)>,
+    pub(crate) term: Option<Term>,
     pub(crate) bounds: Bounds,
     pub(crate) held: HeldMemory,
     /// Where the purge goes on.
@@ -162,6 +163,7 @@ impl Outbox for PostgresOutbox {
     }
 
     async fn step_down(&self) {
+        self.end_term().await;
         self.close().await;
     }
 }

@@ -139,7 +139,7 @@ pub(crate) fn message(row: &PgRow, first: usize, clock: OffsetDateTime) -> Resul
 }
 
 /// The headers of a message: an object of strings, as its CHECK sees to.
-fn header_list(json: &str) -> Result<Vec<(String, String)>, sqlx::Error> {
+pub(crate) fn header_list(json: &str) -> Result<Vec<(String, String)>, sqlx::Error> {
     let object: serde_json::Map<String, serde_json::Value> =
         serde_json::from_str(json).map_err(|_| sqlx::Error::Protocol("headers are not an object".into()))?;
     object

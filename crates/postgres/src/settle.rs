@@ -9,8 +9,18 @@ use crate::outbox::PostgresOutbox;
 
 impl PostgresOutbox {
     pub(crate) async fn settle_page(&self, settlement: Settlement) -> Result<(), OutboxError> {
-        let Settlement { term, before, after, receipts, receipts_out_of_order, holds, released, scheduled } =
-            settlement;
+        let Settlement {
+            term,
+            before,
+            after,
+            receipts,
+            receipts_out_of_order,
+            holds,
+            released,
+            scheduled,
+            trial,
+            proves_term,
+        } = settlement;
         let bound = self.memory().bounds.of(after.high).map(|bound| bound.to_string());
         let packed = Packed::of(receipts, receipts_out_of_order);
         let mut touched = Touched::by(&holds);
@@ -53,7 +63,10 @@ impl PostgresOutbox {
             .bind(
                 scheduled.iter().map(|scheduled| scheduled.key_hash.map(KeyHash::to_i64)).collect::<Vec<_>>(),
             )
-            .bind(columns.dead_letter);
+            .bind(columns.dead_letter)
+            .bind(trial.map(|trial| trial.seq.0))
+            .bind(trial.map_or(0, |trial| i32::try_from(trial.trials).unwrap_or(i32::MAX)))
+            .bind(proves_term);
         let rows = call.rows(statement).await?;
         let Some(row) = rows.first() else {
             call.done();

@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use outboxd_core::{Cursor, Seq, Snapshot};
-use outboxd_engine::{OutboxError, Start, Term};
+use outboxd_engine::{OutboxError, Start, Term, Trial};
 use sqlx::{Connection, Row, SqliteConnection};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -256,7 +256,17 @@ async fn start(connection: &mut SqliteConnection, term: Term) -> Result<Start, F
     let kafka_cluster = row.try_get("kafka_cluster")?;
     let held = held_counts(&mut transaction).await?;
     transaction.commit().await?;
-    Ok(Start { cursor, held, actions, kafka_cluster })
+    let trial: Option<i64> = row.try_get("trial_seq")?;
+    let trials = row.try_get("trials")?;
+    Ok(Start {
+        cursor,
+        held,
+        actions,
+        kafka_cluster,
+        terms_unsettled: row.try_get("terms_unsettled")?,
+        trial: trial.map(|seq| Trial { seq: Seq(seq), trials }),
+        trial_is_held: row.try_get("trial_is_held")?,
+    })
 }
 
 pub(crate) fn refused(finding: String, remedy: &str) -> Failure {

@@ -51,6 +51,8 @@ mod operator;
 
 mod rebase;
 
+mod edit;
+
 mod check;
 
 pub use config::SqliteConfig;

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use outboxd_core::{Cursor, HoldReason, HoldState, KeyHash, Seq, Snapshot};
-use outboxd_engine::operate::shown_key_hash;
+use outboxd_engine::operate::{EditDone, EditRefusal, ShownEdit, shown_key_hash};
 use outboxd_engine::{
-    AuditedAction, Finding, HeldFilter, HeldId, HeldMessage, HoldFailure, LeaderStatus, Operate,
-    OperateError, OutboxError, OutboxStatus, ScheduledFilter, ScheduledMessage,
+    AuditFilter, AuditLine, AuditedAction, BulkAction, Finding, HeldEdit, HeldFilter, HeldId, HeldMatch,
+    HeldMessage, HeldSpan, HeldStep, HoldFailure, LeaderStatus, Operate, OperateError, OutboxError,
+    OutboxStatus, ScheduledFilter, ScheduledMessage,
 };
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection, Row, SqliteConnection};
@@ -46,16 +47,29 @@ struct HeldRow {
 }
 
 /// Why an action was not taken; the transaction is rolled back.
-enum NotDone {
+pub(crate) enum NotDone {
     Failure(Failure),
     NotHeld,
     Several(Vec<Seq>),
     Behind(Uuid),
+    Edit(EditRefusal),
 }
 
 impl<E: Into<Failure>> From<E> for NotDone {
     fn from(error: E) -> Self {
         Self::Failure(error.into())
+    }
+}
+
+/// What was found is not a failure of the session: it is carried out of the call as a value.
+pub(crate) fn carried<T>(id: Uuid, outcome: Result<T, NotDone>) -> Result<Result<T, OperateError>, Failure> {
+    match outcome {
+        Ok(done) => Ok(Ok(done)),
+        Err(NotDone::Several(seqs)) => Ok(Err(OperateError::SeveralHeld { id, seqs })),
+        Err(NotDone::NotHeld) => Ok(Err(OperateError::NotHeld(id))),
+        Err(NotDone::Behind(head)) => Ok(Err(OperateError::Behind { id, head })),
+        Err(NotDone::Edit(refusal)) => Ok(Err(OperateError::Edit { id, refusal })),
+        Err(NotDone::Failure(failure)) => Err(failure),
     }
 }
 
@@ -74,17 +88,7 @@ impl SqliteOperator {
         kind: Action,
     ) -> Result<(), OperateError> {
         let mut lent = self.session.lend(&self.config, doing, None).await?;
-        // What was found is not a failure of the session: it is carried out of the call as a value.
-        let acting = async {
-            let id = named.id;
-            match act(lent.connection(), named, action, kind).await {
-                Ok(()) => Ok(Ok(())),
-                Err(NotDone::Several(seqs)) => Ok(Err(OperateError::SeveralHeld { id, seqs })),
-                Err(NotDone::NotHeld) => Ok(Err(OperateError::NotHeld(id))),
-                Err(NotDone::Behind(head)) => Ok(Err(OperateError::Behind { id, head })),
-                Err(NotDone::Failure(failure)) => Err(failure),
-            }
-        };
+        let acting = async { carried(named.id, act(lent.connection(), named, action, kind).await) };
         let outcome = timeout(self.config.deadline, acting).await;
         lent.finish(doing, outcome)?
     }
@@ -113,6 +117,44 @@ impl Operate for SqliteOperator {
         const DOING: &str = "read the size limit";
         let mut lent = self.session.lend(&self.config, DOING, None).await?;
         let outcome = timeout(lent.deadline(), max_message_bytes(lent.connection())).await;
+        lent.finish(DOING, outcome)
+    }
+
+    async fn held_match(&self, filter: &HeldFilter) -> Result<HeldMatch, OutboxError> {
+        const DOING: &str = "count held messages";
+        let mut lent = self.session.lend(&self.config, DOING, None).await?;
+        let outcome = timeout(lent.deadline(), held_match(lent.connection(), filter)).await;
+        lent.finish(DOING, outcome)
+    }
+
+    async fn held_act(
+        &self,
+        kind: BulkAction,
+        filter: &HeldFilter,
+        span: HeldSpan,
+        messages: u32,
+        action: &AuditedAction,
+    ) -> Result<HeldStep, OutboxError> {
+        const DOING: &str = "act on held messages";
+        let mut lent = self.session.lend(&self.config, DOING, None).await?;
+        let acting = act_on_some(lent.connection(), kind, filter, span, messages, action);
+        let outcome = timeout(self.config.deadline, acting).await;
+        lent.finish(DOING, outcome)
+    }
+
+    async fn held_edit(
+        &self,
+        named: HeldId,
+        edit: &HeldEdit,
+        action: &AuditedAction,
+    ) -> Result<EditDone, OperateError> {
+        self.edit(named, edit, action).await
+    }
+
+    async fn held_audit(&self, filter: &AuditFilter) -> Result<Vec<AuditLine>, OutboxError> {
+        const DOING: &str = "read the audit";
+        let mut lent = self.session.lend(&self.config, DOING, None).await?;
+        let outcome = timeout(lent.deadline(), audit(lent.connection(), filter)).await;
         lent.finish(DOING, outcome)
     }
 
@@ -200,16 +242,161 @@ async fn held_list(
     connection: &mut SqliteConnection,
     filter: &HeldFilter,
 ) -> Result<Vec<HeldMessage>, Failure> {
-    let limit = if filter.limit == 0 { -1 } else { i64::from(filter.limit) };
-    let rows = sqlx::query(include_str!("sql/held_list.sql"))
-        .bind(filter.id.map(|id| id.to_string()))
-        .bind(&filter.topic)
-        .bind(filter.state.map(HoldState::as_str))
-        .bind(filter.reason.map(HoldReason::as_str))
-        .bind(limit)
+    let rows = filtered(include_str!("sql/held_list.sql"), filter)
+        .bind(limit(filter.limit))
         .fetch_all(connection)
         .await?;
     rows.iter().map(|row| held_message(row).map_err(Failure::Database)).collect()
+}
+
+type Statement<'a> = sqlx::query::Query<'a, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
+
+/// A statement whose first seven values are the filter.
+fn filtered<'a>(sql: &'static str, filter: &HeldFilter) -> Statement<'a> {
+    sqlx::query(sql)
+        .bind(filter.id.map(|id| id.to_string()))
+        .bind(filter.topic.as_ref().map(|topic| topic.glob().to_owned()))
+        .bind(filter.state.map(HoldState::as_str))
+        .bind(filter.reason.map(HoldReason::as_str))
+        .bind(filter.key_hash.map(KeyHash::to_i64))
+        .bind(filter.older_than.map(|age| age.as_secs_f64()))
+        .bind(filter.younger_than.map(|age| age.as_secs_f64()))
+}
+
+fn limit(messages: u32) -> i64 {
+    if messages == 0 { -1 } else { i64::from(messages) }
+}
+
+async fn held_match(connection: &mut SqliteConnection, filter: &HeldFilter) -> Result<HeldMatch, Failure> {
+    let statement = filtered(include_str!("sql/held_match.sql"), filter).bind(limit(filter.limit));
+    let row = statement.fetch_one(connection).await?;
+    let messages = u64::try_from(row.try_get::<i64, _>("messages")?).unwrap_or(0);
+    Ok(HeldMatch { messages, last: row.try_get::<Option<i64>, _>("last")?.map(Seq) })
+}
+
+/// One step of a bulk action, in one transaction.
+async fn act_on_some(
+    connection: &mut SqliteConnection,
+    kind: BulkAction,
+    filter: &HeldFilter,
+    span: HeldSpan,
+    messages: u32,
+    action: &AuditedAction,
+) -> Result<HeldStep, Failure> {
+    let sql = match kind {
+        BulkAction::Retry => include_str!("sql/held_oldest.sql"),
+        BulkAction::Discard => include_str!("sql/held_newest.sql"),
+    };
+    let mut transaction = connection.begin_with("begin immediate").await?;
+    let rows = filtered(sql, filter)
+        .bind(span.above.0)
+        .bind(span.up_to.0)
+        .bind(messages)
+        .fetch_all(&mut *transaction)
+        .await?;
+    let mut step = HeldStep { found: rows.len() as u64, ..HeldStep::default() };
+    for row in &rows {
+        let (seq, head): (i64, i64) = (row.try_get("seq")?, row.try_get("head_seq")?);
+        step.reached = Some(Seq(seq));
+        let key_hash: Option<i64> = row.try_get("key_hash")?;
+        match kind {
+            BulkAction::Retry if seq != head || row.try_get("is_due")? => continue,
+            BulkAction::Retry => retry(&mut transaction, seq).await?,
+            BulkAction::Discard => discard(&mut transaction, seq, key_hash).await?,
+        }
+        step.done += 1;
+        let correlation_id: &[u8] = row.try_get("correlation_id")?;
+        let audited = Audited {
+            kind: kind.as_str(),
+            id: row.try_get("id")?,
+            seq,
+            topic: row.try_get("topic")?,
+            reason: row.try_get("reason")?,
+            correlation_id: String::from_utf8_lossy(correlation_id).into_owned(),
+            details: None,
+        };
+        audited.write(&mut transaction, action).await?;
+    }
+    transaction.commit().await?;
+    Ok(step)
+}
+
+async fn retry(connection: &mut SqliteConnection, seq: i64) -> Result<(), sqlx::Error> {
+    sqlx::query(include_str!("sql/held_retry.sql")).bind(seq).execute(connection).await.map(drop)
+}
+
+async fn discard(
+    connection: &mut SqliteConnection,
+    seq: i64,
+    key_hash: Option<i64>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(include_str!("sql/held_discard.sql")).bind(seq).execute(&mut *connection).await?;
+    sqlx::query(include_str!("sql/held_promote.sql")).bind(key_hash).execute(connection).await.map(drop)
+}
+
+/// A line of the audit, to be written.
+pub(crate) struct Audited {
+    pub(crate) kind: &'static str,
+    pub(crate) id: String,
+    pub(crate) seq: i64,
+    pub(crate) topic: String,
+    pub(crate) reason: String,
+    pub(crate) correlation_id: String,
+    pub(crate) details: Option<String>,
+}
+
+impl Audited {
+    pub(crate) async fn write(
+        self,
+        connection: &mut SqliteConnection,
+        action: &AuditedAction,
+    ) -> Result<(), sqlx::Error> {
+        sqlx::query(include_str!("sql/held_audit.sql"))
+            .bind(self.kind)
+            .bind(self.id)
+            .bind(self.seq)
+            .bind(self.topic)
+            .bind(self.reason)
+            .bind(self.correlation_id)
+            .bind(&action.who)
+            .bind(&action.why)
+            .bind(self.details)
+            .execute(connection)
+            .await
+            .map(drop)
+    }
+}
+
+async fn audit(connection: &mut SqliteConnection, filter: &AuditFilter) -> Result<Vec<AuditLine>, Failure> {
+    let rows = sqlx::query(include_str!("sql/audit_list.sql"))
+        .bind(filter.id.map(|id| id.to_string()))
+        .bind(filter.topic.as_ref().map(|topic| topic.glob().to_owned()))
+        .bind(filter.kind.as_deref())
+        .bind(filter.who.as_deref())
+        .bind(filter.older_than.map(|age| age.as_secs_f64()))
+        .bind(filter.younger_than.map(|age| age.as_secs_f64()))
+        .bind(limit(filter.limit))
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(|row| audit_line(row).map_err(Failure::Database)).collect()
+}
+
+fn audit_line(row: &SqliteRow) -> Result<AuditLine, sqlx::Error> {
+    let id: String = row.try_get("id")?;
+    let details: Option<String> = row.try_get("details")?;
+    let details = details.map(|json| serde_json::from_str(&json)).transpose();
+    Ok(AuditLine {
+        at: required(row, "at")?,
+        kind: row.try_get("kind")?,
+        id: id.parse().map_err(|error| undecodable("id", error))?,
+        seq: Seq(row.try_get("seq")?),
+        topic: row.try_get("topic")?,
+        reason_held: row.try_get("reason_held")?,
+        correlation_id: row.try_get("correlation_id")?,
+        who: row.try_get("who")?,
+        why: row.try_get("why")?,
+        details: details.map_err(|error| undecodable("details", error))?,
+    })
 }
 
 fn held_message(row: &SqliteRow) -> Result<HeldMessage, sqlx::Error> {
@@ -218,6 +405,21 @@ fn held_message(row: &SqliteRow) -> Result<HeldMessage, sqlx::Error> {
     let failures: String = row.try_get("failures")?;
     let correlation_id: &[u8] = row.try_get("correlation_id")?;
     let id: String = row.try_get("id")?;
+    let behind = match row.try_get::<Option<i64>, _>("head_seq")? {
+        Some(seq) => {
+            let head: String = row.try_get("head_id")?;
+            let id = head.parse().map_err(|error| undecodable("head_id", error))?;
+            Some(HeldId { id, seq: Some(Seq(seq)) })
+        }
+        None => None,
+    };
+    let edit = match row.try_get::<Option<String>, _>("edited")? {
+        Some(edited) => Some(ShownEdit {
+            edited: serde_json::from_str(&edited).map_err(|error| undecodable("edited", error))?,
+            edited_at: required(row, "edited_at")?,
+        }),
+        None => None,
+    };
     Ok(HeldMessage {
         seq: Seq(row.try_get("seq")?),
         id: id.parse().map_err(|error| undecodable("id", error))?,
@@ -237,6 +439,8 @@ fn held_message(row: &SqliteRow) -> Result<HeldMessage, sqlx::Error> {
         payload_bytes: row
             .try_get::<Option<i64>, _>("payload_bytes")?
             .and_then(|bytes| u64::try_from(bytes).ok()),
+        behind,
+        edit,
     })
 }
 
@@ -245,7 +449,10 @@ fn held_message(row: &SqliteRow) -> Result<HeldMessage, sqlx::Error> {
 #[error("{0:?} is not a word that this version knows")]
 struct UnknownWord(String);
 
-fn undecodable(column: &str, source: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
+pub(crate) fn undecodable(
+    column: &str,
+    source: impl std::error::Error + Send + Sync + 'static,
+) -> sqlx::Error {
     sqlx::Error::ColumnDecode { index: column.to_owned(), source: Box::new(source) }
 }
 
@@ -282,30 +489,22 @@ async fn act(
             if held.head_seq != held.seq {
                 return Err(NotDone::Behind(held.head));
             }
-            sqlx::query(include_str!("sql/held_retry.sql")).bind(held.seq).execute(&mut *transaction).await?;
+            retry(&mut transaction, held.seq).await?;
         }
         Action::Discard => {
-            sqlx::query(include_str!("sql/held_discard.sql"))
-                .bind(held.seq)
-                .execute(&mut *transaction)
-                .await?;
-            sqlx::query(include_str!("sql/held_promote.sql"))
-                .bind(held.key_hash)
-                .execute(&mut *transaction)
-                .await?;
+            discard(&mut transaction, held.seq, held.key_hash).await?;
         }
     }
-    sqlx::query(include_str!("sql/held_audit.sql"))
-        .bind(kind.as_str())
-        .bind(named.id.to_string())
-        .bind(held.seq)
-        .bind(&held.topic)
-        .bind(&held.reason)
-        .bind(String::from_utf8_lossy(&held.correlation_id).into_owned())
-        .bind(&action.who)
-        .bind(&action.why)
-        .execute(&mut *transaction)
-        .await?;
+    let audited = Audited {
+        kind: kind.as_str(),
+        id: named.id.to_string(),
+        seq: held.seq,
+        topic: held.topic,
+        reason: held.reason,
+        correlation_id: String::from_utf8_lossy(&held.correlation_id).into_owned(),
+        details: None,
+    };
+    audited.write(&mut transaction, action).await?;
     transaction.commit().await?;
     Ok(())
 }

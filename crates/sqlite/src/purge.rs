@@ -24,6 +24,9 @@ async fn purge(connection: &mut SqliteConnection, limit: PurgeLimit) -> Result<P
         .execute(&mut *connection)
         .await?
         .rows_affected();
+    if messages > 0 {
+        sqlx::query(include_str!("sql/purge_edits.sql")).execute(&mut *connection).await?;
+    }
     let receipts = sqlx::query(include_str!("sql/purge_receipts.sql"))
         .bind(limit.keep_receipts.as_secs_f64())
         .bind(limit.rows)

@@ -59,12 +59,12 @@ pub(crate) fn timestamp(row: &SqliteRow, column: &str) -> Result<Option<OffsetDa
         .map_err(|error| sqlx::Error::ColumnDecode { index: column.to_owned(), source: Box::new(error) })
 }
 
-fn text(row: &SqliteRow, column: &str) -> Result<Option<String>, sqlx::Error> {
+pub(crate) fn text(row: &SqliteRow, column: &str) -> Result<Option<String>, sqlx::Error> {
     let bytes: Option<&[u8]> = row.try_get(column)?;
     Ok(bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
 }
 
-fn headers(stored: Option<String>) -> Option<Vec<(String, String)>> {
+pub(crate) fn headers(stored: Option<String>) -> Option<Vec<(String, String)>> {
     let Some(json) = stored else { return Some(Vec::new()) };
     let object: Map<String, Value> =
         serde_json::from_str(&json).or_else(|_| serde_json::from_str(&mend_surrogates(&json))).ok()?;

@@ -40,6 +40,9 @@ async fn settle(
         .bind(before.high.0)
         .bind(after.high.0)
         .bind(lease.as_secs_f64())
+        .bind(settlement.trial.map(|trial| trial.seq.0))
+        .bind(settlement.trial.map_or(0, |trial| trial.trials))
+        .bind(settlement.proves_term)
         .execute(&mut *transaction)
         .await?;
     if moved.rows_affected() != 1 {

@@ -99,6 +99,8 @@ fn moving(term: Term, before: &Cursor, after: &Cursor) -> Settlement {
         receipts_out_of_order: Vec::new(),
         holds: Vec::new(),
         released: Vec::new(),
+        trial: None,
+        proves_term: true,
         scheduled: Vec::new(),
     }
 }

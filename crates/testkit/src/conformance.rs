@@ -38,6 +38,8 @@ pub mod sweeping;
 
 pub mod operating;
 
+pub mod deciding;
+
 /// What the application writes.
 #[derive(Clone, Debug, Default)]
 pub struct Intent {
@@ -155,6 +157,9 @@ pub trait Operated: Harness {
 
     /// The audit, oldest first.
     fn audit(&self) -> impl Future<Output = Vec<Audited>>;
+
+    /// How many messages have an edit.
+    fn edits(&self) -> impl Future<Output = i64>;
 }
 
 /// A limit that no case reaches by bytes.
@@ -242,6 +247,8 @@ pub(crate) fn moving(term: Term, before: &Cursor, after: &Cursor) -> Settlement 
         receipts_out_of_order: Vec::new(),
         holds: Vec::new(),
         released: Vec::new(),
+        trial: None,
+        proves_term: true,
         scheduled: Vec::new(),
     }
 }
@@ -350,6 +357,8 @@ macro_rules! outbox_conformance {
             leading::a_fenced_term_cannot_start_again,
             leading::a_term_that_was_given_back_cannot_settle,
             leading::a_new_leader_starts_from_the_settled_cursor_and_the_held_keys,
+            leading::terms_that_end_without_a_word_are_counted,
+            leading::an_attempt_that_was_started_is_noted_until_it_is_finished,
             reading::pages_are_read_in_order_and_nothing_is_left_out,
             reading::a_page_ends_at_its_limit_of_messages,
             reading::a_page_ends_at_its_limit_of_bytes,
@@ -421,6 +430,14 @@ macro_rules! operator_conformance {
         $crate::conformance_cases! { $make;
             reading::a_message_is_read_exactly_as_it_was_written,
             reading::headers_count_towards_a_pages_bytes,
+            deciding::held_messages_are_found_by_key_age_and_pattern,
+            deciding::retrying_many_makes_the_heads_due_and_leaves_their_followers,
+            deciding::discarding_many_begins_with_the_newest_and_frees_what_is_left_of_a_key,
+            deciding::an_edit_is_applied_when_the_message_is_published,
+            deciding::an_edit_of_the_topic_moves_the_message_to_another_key,
+            deciding::an_edit_that_would_break_something_is_refused,
+            deciding::an_edit_is_kept_as_long_as_its_intent,
+            deciding::the_audit_is_listed_newest_first_and_filtered,
             operating::an_operator_sees_what_is_held_and_why,
             operating::the_topics_in_use_are_listed_once_and_in_order,
             operating::held_messages_can_be_filtered,

@@ -1,36 +1,38 @@
-//! `held list|show|retry|discard`.
+//! `held list|show|retry|discard|edit|audit`.
+
+mod bulk;
+
+mod edit;
 
 use anyhow::anyhow;
+use outboxd_core::{Explanation, KeyHash, Routes};
 use outboxd_engine::{
-    AuditedAction, HeldFilter, HeldId, HeldMessage, HoldFailure, Operate, OperateError, OutboxError,
+    AuditFilter, AuditLine, AuditedAction, BulkAction, HeldFilter, HeldId, HeldMessage, HoldFailure, Operate,
+    OperateError, OutboxError,
 };
 use outboxd_postgres::PostgresOperator;
 use outboxd_sqlite::SqliteOperator;
 use serde::Serialize;
 
 use crate::adapters::Adapter;
-use crate::cli::{Format, Held};
+use crate::cli::{Format, Held, HeldBulk, Meant};
 use crate::failure::Failure;
 use crate::output;
 
 /// Lists, shows, retries or discards held messages.
-pub(crate) async fn held(adapter: Adapter, command: Held) -> Result<(), Failure> {
+pub(crate) async fn held(adapter: Adapter, routes: &Routes, command: Held) -> Result<(), Failure> {
     match adapter {
-        Adapter::Postgres(config) => decide(PostgresOperator::new(*config), command).await,
-        Adapter::Sqlite(config) => decide(SqliteOperator::new(config), command).await,
+        Adapter::Postgres(config) => decide(PostgresOperator::new(*config), routes, command).await,
+        Adapter::Sqlite(config) => decide(SqliteOperator::new(config), routes, command).await,
     }
 }
 
-async fn decide(operator: impl Operate, command: Held) -> Result<(), Failure> {
+async fn decide(operator: impl Operate, routes: &Routes, command: Held) -> Result<(), Failure> {
     match command {
         Held::List(list) => {
-            let filter = HeldFilter {
-                id: None,
-                topic: list.topic,
-                state: list.state,
-                reason: list.reason,
-                limit: list.limit,
-            };
+            let mut filter = filter(&list.meant)?;
+            filter.reason = filter.reason.or(list.reason);
+            filter.limit = list.limit;
             let held = operator.held_list(&filter).await?;
             Ok(output::answer(list.output.output, &held, |held| as_table(held, list.limit))?)
         }
@@ -40,24 +42,111 @@ async fn decide(operator: impl Operate, command: Held) -> Result<(), Failure> {
             held.retain(|message| id.seq.is_none_or(|seq| message.seq == seq));
             match held.as_slice() {
                 [] => Err(OperateError::NotHeld(id.id).into()),
-                [message] => Ok(output::answer(output.output, message, as_facts)?),
+                [message] => {
+                    let shown = Shown { message, explanation: message.reason.explained() };
+                    Ok(output::answer(output.output, &shown, as_facts)?)
+                }
                 several => {
                     let seqs = several.iter().map(|message| message.seq).collect();
                     Err(OperateError::SeveralHeld { id: id.id, seqs }.into())
                 }
             }
         }
-        Held::Retry(retry) => {
-            let action = AuditedAction { who: retry.who.unwrap_or_else(os_user), why: retry.reason };
-            let outcome = each(&retry.ids, async |id| operator.held_retry(id, &action).await).await;
-            acted("retry", outcome, action, retry.output.output)
-        }
-        Held::Discard(discard) => {
-            let action = AuditedAction { who: discard.who.unwrap_or_else(os_user), why: discard.reason };
-            let outcome = each(&discard.ids, async |id| operator.held_discard(id, &action).await).await;
-            acted("discard", outcome, action, discard.output.output)
+        Held::Retry(asked) => many(&operator, BulkAction::Retry, asked).await,
+        Held::Discard(asked) => many(&operator, BulkAction::Discard, asked).await,
+        Held::Edit(asked) => edit::edit(&operator, routes, asked).await,
+        Held::Audit(asked) => {
+            let filter = AuditFilter {
+                id: asked.id,
+                topic: asked.topic,
+                kind: asked.action,
+                who: asked.who,
+                older_than: asked.older_than,
+                younger_than: asked.younger_than,
+                limit: asked.limit,
+            };
+            let lines = operator.held_audit(&filter).await?;
+            Ok(output::answer(asked.output.output, &lines, |lines| audit_table(lines))?)
         }
     }
+}
+
+/// What the filters mean.
+fn filter(meant: &Meant) -> Result<HeldFilter, Failure> {
+    let key_hash = match (&meant.key, &meant.topic) {
+        (Some(key), Some(topic)) => {
+            let topic = topic.exact().ok_or_else(|| {
+                Failure::usage(anyhow!(
+                    "--key needs one topic: a key has its place in the order of each topic"
+                ))
+            })?;
+            Some(KeyHash::of_parts(topic, key))
+        }
+        _ => meant.key_hash,
+    };
+    Ok(HeldFilter {
+        id: None,
+        topic: meant.topic.clone(),
+        key_hash,
+        state: meant.state,
+        reason: meant.held_for,
+        older_than: meant.older_than,
+        younger_than: meant.younger_than,
+        limit: 0,
+    })
+}
+
+fn is_empty(meant: &Meant) -> bool {
+    let Meant { topic, key, key_hash, state, held_for, older_than, younger_than } = meant;
+    topic.is_none()
+        && key.is_none()
+        && key_hash.is_none()
+        && state.is_none()
+        && held_for.is_none()
+        && older_than.is_none()
+        && younger_than.is_none()
+}
+
+/// Retries or discards: by id, or by filters.
+async fn many(operator: &impl Operate, kind: BulkAction, asked: HeldBulk) -> Result<(), Failure> {
+    let by_filter = !is_empty(&asked.meant) || asked.all;
+    match (asked.ids.is_empty(), by_filter) {
+        (false, true) => return Err(Failure::usage(anyhow!("name ids or filters, not both"))),
+        (true, false) => {
+            return Err(Failure::usage(anyhow!(
+                "name ids, or filters as --topic or --held-for, or --all for every held message"
+            )));
+        }
+        _ => {}
+    }
+    if asked.all && !is_empty(&asked.meant) {
+        return Err(Failure::usage(anyhow!("--all means every held message: leave it out, or the filters")));
+    }
+    let action = AuditedAction {
+        who: asked.who.clone().unwrap_or_else(os_user),
+        why: asked.reason.clone().unwrap_or_default(),
+    };
+    let format = asked.output.output;
+    if by_filter {
+        let filter = HeldFilter { limit: asked.limit, ..filter(&asked.meant)? };
+        return bulk::bulk(operator, kind, &filter, asked.dry_run, action, format).await;
+    }
+    if asked.dry_run {
+        return bulk::named(operator, kind, &asked.ids, format).await;
+    }
+    let outcome = match kind {
+        BulkAction::Retry => each(&asked.ids, async |id| operator.held_retry(id, &action).await).await,
+        BulkAction::Discard => each(&asked.ids, async |id| operator.held_discard(id, &action).await).await,
+    };
+    acted(kind.as_str(), outcome, action, format)
+}
+
+/// A message and what its reason means.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    message: &'a HeldMessage,
+    explanation: Explanation,
 }
 
 /// What became of each message.
@@ -122,6 +211,9 @@ fn acted(
     if format == Format::Json || !acted.ids.is_empty() {
         output::answer(format, &acted, |acted| {
             let line = |id: &HeldId| match acted.action {
+                "edit" => {
+                    format!("{id} is edited; it stays parked until you retry it, unless you said --retry\n")
+                }
                 "retry" => {
                     format!("{id} is due now: the relay publishes it, and then what waits behind it\n")
                 }
@@ -165,8 +257,10 @@ fn as_table(held: &[HeldMessage], limit: u32) -> String {
     text
 }
 
-fn as_facts(message: &HeldMessage) -> String {
+fn as_facts(shown: &Shown<'_>) -> String {
+    let Shown { message, explanation } = shown;
     let dash = || "-".to_owned();
+    let edit = message.edit.as_ref();
     let mut text = output::facts(&[
         ("id", message.id.to_string()),
         ("seq", message.seq.to_string()),
@@ -183,6 +277,11 @@ fn as_facts(message: &HeldMessage) -> String {
         ("last error", message.error.clone().unwrap_or_else(dash)),
         ("attempts", message.attempts.to_string()),
         ("behind it", message.followers.to_string()),
+        ("waits behind", message.behind.map_or_else(dash, |head| head.to_string())),
+        (
+            "edited",
+            edit.map_or_else(dash, |e| format!("{} at {}", e.edited.join(", "), output::time(e.edited_at))),
+        ),
         ("inserted", output::time(message.created_at)),
         ("held since", output::time(message.held_at)),
         ("due", output::time_or_dash(message.due_at)),
@@ -193,7 +292,36 @@ fn as_facts(message: &HeldMessage) -> String {
         text.push_str(&output::table(["FAILED AT", "ERROR"], message.failures.iter().map(row)));
         text.push('\n');
     }
+    let Explanation { what, why, remedy } = explanation;
+    text.push_str(&format!("\nWhat happened: {what}\nWhy the relay stopped: {why}\nWhat to do: {remedy}\n"));
     text
+}
+
+fn audit_table(lines: &[AuditLine]) -> String {
+    if lines.is_empty() {
+        return "nobody has acted on such a message".to_owned();
+    }
+    let row = |line: &AuditLine| {
+        [
+            output::time(line.at),
+            line.kind.clone(),
+            line.id.to_string(),
+            line.topic.clone(),
+            line.reason_held.clone(),
+            line.who.clone(),
+            line.why.clone(),
+            line.details.as_ref().map_or_else(|| "-".to_owned(), changed),
+        ]
+    };
+    output::table(["AT", "ACTION", "ID", "TOPIC", "HELD FOR", "WHO", "WHY", "CHANGED"], lines.iter().map(row))
+}
+
+/// What an edit changed, in few words; --output json has before and after.
+fn changed(details: &serde_json::Value) -> String {
+    let words = details["changed"]
+        .as_array()
+        .map(|words| words.iter().filter_map(serde_json::Value::as_str).collect::<Vec<_>>().join(", "));
+    words.unwrap_or_else(|| details.to_string())
 }
 
 /// The user of the operating system; in an image without users, the number.

@@ -1,9 +1,12 @@
-//! Held messages: listing them, retrying and discarding them.
+//! Held messages: listing them, retrying and discarding them, one or many.
 
 use outboxd_core::{HoldReason, HoldState, KeyHash, Seq};
-use outboxd_engine::operate::shown_key_hash;
+use std::time::Duration;
+
+use outboxd_engine::operate::{ShownEdit, shown_key_hash};
 use outboxd_engine::{
-    AuditedAction, HeldFilter, HeldId, HeldMessage, HoldFailure, OperateError, OutboxError,
+    AuditedAction, BulkAction, HeldFilter, HeldId, HeldMatch, HeldMessage, HeldSpan, HeldStep, HoldFailure,
+    OperateError, OutboxError,
 };
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
@@ -13,22 +16,17 @@ use uuid::Uuid;
 
 use super::PostgresOperator;
 use crate::schema::render;
-use crate::session::Statement;
+use crate::session::{CallError, Statement};
+
+/// How often a step of a bulk action gives way to the relay, which has locked one of its messages.
+const GIVES_WAY_MAX: u32 = 20;
 
 impl PostgresOperator {
     pub(super) async fn list_held(&self, filter: &HeldFilter) -> Result<Vec<HeldMessage>, OutboxError> {
         let mut call = self.session.call("list held messages").await?;
         let sql = render(include_str!("../sql/operate_held_list.sql"), &self.config.schema);
         let rows = call
-            .rows(
-                sqlx::query(sql)
-                    .persistent(false)
-                    .bind(filter.id)
-                    .bind(filter.topic.as_deref())
-                    .bind(filter.state.map(HoldState::as_str))
-                    .bind(filter.reason.map(HoldReason::as_str))
-                    .bind((filter.limit > 0).then_some(i64::from(filter.limit))),
-            )
+            .rows(filtered(sql, filter).bind((filter.limit > 0).then_some(i64::from(filter.limit))))
             .await?;
         let messages = call.value(rows.iter().map(held_message).collect())?;
         call.done();
@@ -60,13 +58,97 @@ impl PostgresOperator {
     }
 }
 
-fn acting<'a>(sql: SqlStr, named: HeldId, action: &'a AuditedAction) -> Statement<'a> {
+impl PostgresOperator {
+    pub(super) async fn match_held(&self, filter: &HeldFilter) -> Result<HeldMatch, OutboxError> {
+        let mut call = self.session.call("count held messages").await?;
+        let sql = render(include_str!("../sql/operate_held_match.sql"), &self.config.schema);
+        let limit = (filter.limit > 0).then_some(i64::from(filter.limit));
+        let row = call.row(filtered(sql, filter).bind(limit)).await?;
+        let messages: i64 = call.value(row.try_get("messages"))?;
+        let last: Option<i64> = call.value(row.try_get("last"))?;
+        call.done();
+        Ok(HeldMatch { messages: u64::try_from(messages).unwrap_or(0), last: last.map(Seq) })
+    }
+
+    pub(super) async fn act_on_some(
+        &self,
+        kind: BulkAction,
+        filter: &HeldFilter,
+        span: HeldSpan,
+        messages: u32,
+        action: &AuditedAction,
+    ) -> Result<HeldStep, OutboxError> {
+        for _ in 0..GIVES_WAY_MAX {
+            match self.step(kind, filter, span, messages, action).await {
+                Err(error) if is_locked(&error) => {}
+                answer => return answer,
+            }
+        }
+        self.step(kind, filter, span, messages, action).await
+    }
+
+    async fn step(
+        &self,
+        kind: BulkAction,
+        filter: &HeldFilter,
+        span: HeldSpan,
+        messages: u32,
+        action: &AuditedAction,
+    ) -> Result<HeldStep, OutboxError> {
+        let (doing, sql) = match kind {
+            BulkAction::Retry => ("retry held messages", include_str!("../sql/operate_held_retry_some.sql")),
+            BulkAction::Discard => {
+                ("discard held messages", include_str!("../sql/operate_held_discard_some.sql"))
+            }
+        };
+        let mut call = self.session.call(doing).await?;
+        let statement = filtered(render(sql, &self.config.schema), filter)
+            .bind(span.above.0)
+            .bind(span.up_to.0)
+            .bind(i64::from(messages))
+            .bind(&action.who)
+            .bind(&action.why);
+        let row = call.row(statement).await?;
+        let count = |column: &str| Ok(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or(0));
+        let found = call.value(count("found"))?;
+        let done = call.value(count("done"))?;
+        let reached = call.value(row.try_get::<Option<i64>, _>("reached"))?.map(Seq);
+        call.done();
+        Ok(HeldStep { found, done, reached })
+    }
+}
+
+/// Whether the relay has locked what this statement wanted.
+fn is_locked(error: &OutboxError) -> bool {
+    let OutboxError::Unavailable { source, .. } = error else { return false };
+    let code = source.downcast_ref::<CallError>().and_then(CallError::code);
+    matches!(code, Some("55P03" | "40P01"))
+}
+
+/// A statement whose first seven values are the filter.
+fn filtered<'a>(sql: SqlStr, filter: &HeldFilter) -> Statement<'a> {
+    sqlx::query(sql)
+        .persistent(false)
+        .bind(filter.id)
+        .bind(filter.topic.as_ref().map(|topic| topic.like()))
+        .bind(filter.state.map(HoldState::as_str))
+        .bind(filter.reason.map(HoldReason::as_str))
+        .bind(filter.key_hash.map(KeyHash::to_i64))
+        .bind(filter.older_than.map(micros))
+        .bind(filter.younger_than.map(micros))
+}
+
+pub(super) fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+pub(super) fn acting<'a>(sql: SqlStr, named: HeldId, action: &'a AuditedAction) -> Statement<'a> {
     let seq = named.seq.map(|seq| seq.0);
     sqlx::query(sql).persistent(false).bind(named.id).bind(&action.who).bind(&action.why).bind(seq)
 }
 
 /// Nothing was done unless exactly one message was found.
-fn the_only(id: Uuid, seqs: Vec<i64>) -> Result<(), OperateError> {
+pub(super) fn the_only(id: Uuid, seqs: Vec<i64>) -> Result<(), OperateError> {
     match seqs.len() {
         0 => Err(OperateError::NotHeld(id)),
         1 => Ok(()),
@@ -88,6 +170,14 @@ fn held_message(row: &PgRow) -> Result<HeldMessage, sqlx::Error> {
     let attempts: i32 = row.try_get("attempts")?;
     let followers: i64 = row.try_get("followers")?;
     let payload_bytes: Option<i32> = row.try_get("payload_bytes")?;
+    let behind = match row.try_get::<Option<i64>, _>("head_seq")? {
+        Some(seq) => Some(HeldId { id: row.try_get("head_id")?, seq: Some(Seq(seq)) }),
+        None => None,
+    };
+    let edit = match row.try_get::<Option<Vec<String>>, _>("edited")? {
+        Some(edited) => Some(ShownEdit { edited, edited_at: row.try_get("edited_at")? }),
+        None => None,
+    };
     Ok(HeldMessage {
         seq: Seq(row.try_get("seq")?),
         id: row.try_get("id")?,
@@ -105,6 +195,8 @@ fn held_message(row: &PgRow) -> Result<HeldMessage, sqlx::Error> {
         due_at: row.try_get("due_at")?,
         followers: u64::try_from(followers).unwrap_or(0),
         payload_bytes: payload_bytes.and_then(|bytes| u64::try_from(bytes).ok()),
+        behind,
+        edit,
     })
 }
 
@@ -113,7 +205,11 @@ fn held_message(row: &PgRow) -> Result<HeldMessage, sqlx::Error> {
 #[error("{0:?} is not a word that this version knows")]
 struct UnknownWord(String);
 
-fn word<T>(row: &PgRow, column: &str, parse: impl Fn(&str) -> Option<T>) -> Result<T, sqlx::Error> {
+pub(super) fn word<T>(
+    row: &PgRow,
+    column: &str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<T, sqlx::Error> {
     let stored: &str = row.try_get(column)?;
     parse(stored).ok_or_else(|| sqlx::Error::ColumnDecode {
         index: column.to_owned(),

@@ -111,15 +111,25 @@ with recursive unblocked as materialized (
     where b.seq is null or c.seq <= b.seq
   ) d
   cross join lateral (
-    select coalesce(octet_length(m.payload), 0) + coalesce(octet_length(m.key), 0) + coalesce(octet_length(m.headers::text), 0) + coalesce(octet_length(m.tracestate), 0) as bytes
+    select coalesce(octet_length(coalesce(e.payload, m.payload)), 0) + coalesce(octet_length(m.key), 0)
+      + coalesce(octet_length(coalesce(e.headers, m.headers)::text), 0) + coalesce(octet_length(m.tracestate), 0) as bytes
     from outbox.message m
+    -- The limit keeps it a probe of held_edit_pkey: planned as a join, it would sort what is held.
+    left join lateral (select i.payload, i.headers from outbox.held_edit i where i.seq = d.seq limit 1) e on true
     where m.seq = d.seq
   ) m
 )
-select s.attempts, (extract(epoch from clock_timestamp()) * 1000000)::bigint as clock_us, m.seq, m.id, m.topic, m.key, m.payload,
-  m.headers::text as headers, m.partition, m.content_type, m.correlation_id, m.causation_id, m.traceparent, m.tracestate,
+select s.attempts, (extract(epoch from clock_timestamp()) * 1000000)::bigint as clock_us, m.seq, m.id,
+  -- As an operator has edited it.
+  case when 'topic' = any (e.edited) then e.topic else m.topic end as topic,
+  m.key,
+  case when 'payload' = any (e.edited) then e.payload else m.payload end as payload,
+  case when 'headers' = any (e.edited) then e.headers else m.headers end::text as headers,
+  case when 'partition' = any (e.edited) then e.partition else m.partition end as partition,
+  m.content_type, m.correlation_id, m.causation_id, m.traceparent, m.tracestate,
   m.created_at, m.deliver_after, s.key_hash
 from sized s
 cross join lateral (select i.* from outbox.message i where i.seq = s.seq) m
+left join lateral (select i.* from outbox.held_edit i where i.seq = s.seq limit 1) e on true
 where s.bytes_before < $4
 order by s.seq

@@ -5,6 +5,8 @@ update outbox.cursor c
 set epoch = c.epoch + 1,
   nonce = $1,
   relay = $2,
+  -- Until it settles something.
+  terms_unsettled = c.terms_unsettled + 1,
   led_at = clock_timestamp(),
   system_identifier = (select s.system_identifier from pg_control_system() s)
 from synchronous

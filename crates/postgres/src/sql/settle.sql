@@ -9,6 +9,8 @@
 --   $27                                                 held messages that were dispatched
 --   $28 seq, $29 topic, $30 key_hash                    messages whose time has not come
 --   $31                                                 dead_letter of the holds
+--   $32 seq, $33 attempts                               the message whose attempt is started; NULL: none is
+--   $34                                                 whether the term has got on
 --
 -- A concurrent leader's bump makes the update wait and then find nothing. Each held row is reached by its primary key.
 with moved as (
@@ -19,7 +21,10 @@ with moved as (
     until = $10::text::pg_snapshot,
     -- The bound belongs to high: whatever drew its seq before high was drawn had its xid before.
     xid_bound = case when c.high = $7 then c.xid_bound else coalesce($11::text::xid8, pg_current_xact_id()) end,
-    settled_at = clock_timestamp()
+    settled_at = clock_timestamp(),
+    trial_seq = $32,
+    trials = $33,
+    terms_unsettled = case when $34 then 0 else c.terms_unsettled end
   where c.singleton and c.epoch = $1 and c.nonce = $2
     and c.high = $3 and c.seen::text = $4 and c.pos is not distinct from $5 and c.until::text is not distinct from $6
   returning c.epoch, c.relay, c.settled_at

@@ -26,17 +26,26 @@ sized as materialized (
   from (
     select
       r.seq, r.key_hash, r.attempts,
-      coalesce(octet_length(m.payload), 0) + coalesce(octet_length(m.key), 0) + coalesce(octet_length(m.headers), 0) as bytes
+      coalesce(octet_length(coalesce(e.payload, m.payload)), 0) + coalesce(octet_length(m.key), 0)
+        + coalesce(octet_length(coalesce(e.headers, m.headers)), 0) as bytes
     from releasable as r
     cross join outbox_message as m on m.seq = r.seq
+    left join outbox_held_edit as e on e.seq = r.seq
   )
 )
 select
-  m.seq, m.id, m.topic, m.key, m.payload, m.headers, m.partition, m.content_type, m.correlation_id, m.causation_id,
+  m.seq, m.id, m.key,
+  -- As an operator has edited it.
+  case when e.edited like '%"topic"%' then e.topic else m.topic end as topic,
+  case when e.edited like '%"payload"%' then e.payload else m.payload end as payload,
+  case when e.edited like '%"headers"%' then e.headers else m.headers end as headers,
+  case when e.edited like '%"partition"%' then e.partition else m.partition end as partition,
+  m.content_type, m.correlation_id, m.causation_id,
   m.traceparent, m.tracestate, m.created_at, m.deliver_after,
   (julianday('now') - julianday(max(m.created_at, coalesce(m.deliver_after, m.created_at)))) * 86400.0 as age_seconds,
   s.attempts, s.key_hash
 from sized as s
 cross join outbox_message as m on m.seq = s.seq
+left join outbox_held_edit as e on e.seq = s.seq
 where s.bytes_so_far <= ?4 or s.bytes_so_far = s.bytes
 order by s.seq

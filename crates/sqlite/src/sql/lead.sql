@@ -2,6 +2,7 @@
 -- ?1 nonce, ?2 relay, ?3 lease in seconds
 update outbox_cursor
 set epoch = epoch + 1,
+    terms_unsettled = terms_unsettled + 1,
     nonce = ?1,
     relay = ?2,
     led_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now'),

@@ -1,3 +1,3 @@
--- Gives the lead back. Without its nonce the term can do nothing any more.
+-- Gives the lead back: the term ended in order. Without its nonce it can do nothing any more.
 -- ?1 nonce
-update outbox_cursor set nonce = null, kept_at = null, lease_until = null where nonce = ?1
+update outbox_cursor set nonce = null, terms_unsettled = 0, kept_at = null, lease_until = null where nonce = ?1

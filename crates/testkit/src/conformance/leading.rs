@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use outboxd_core::HoldState;
-use outboxd_engine::{Outbox, OutboxError, Settlement};
+use outboxd_core::HoldState::{Behind, Parked};
+use outboxd_core::Seq;
+use outboxd_engine::{Outbox, OutboxError, Settlement, Trial};
 
 use super::{Harness, Holding, Intent, dispatching, hold, lead, leading, messages, moving, read};
 
@@ -57,7 +58,7 @@ pub async fn a_fenced_term_cannot_settle<H: Harness>(harness: &H) {
     let page = read(&relay, &start.cursor, messages(10)).await.page;
     let mut settlement = dispatching(term, &start.cursor, &page);
     settlement.receipts.pop();
-    settlement.holds.push(hold(&page.messages[1], HoldState::Parked, 1));
+    settlement.holds.push(hold(&page.messages[1], Parked, 1));
 
     harness.fence().await;
     let refused = relay.settle(settlement).await;
@@ -103,11 +104,7 @@ pub async fn a_term_that_was_given_back_cannot_settle<H: Harness>(harness: &H) {
 pub async fn a_new_leader_starts_from_the_settled_cursor_and_the_held_keys<H: Harness>(harness: &H) {
     let holding = Holding::new(
         harness,
-        &[
-            ("orders", "a", HoldState::Parked, 1),
-            ("orders", "a", HoldState::Behind, 0),
-            ("orders", "b", HoldState::Parked, 1),
-        ],
+        &[("orders", "a", Parked, 1), ("orders", "a", Behind, 0), ("orders", "b", Parked, 1)],
     )
     .await;
     holding.relay.step_down().await;
@@ -125,4 +122,47 @@ pub async fn a_new_leader_starts_from_the_settled_cursor_and_the_held_keys<H: Ha
     relay.settle(released).await.expect("settle");
     let start = relay.start(term).await.expect("start within the term");
     assert_eq!(start.held.len(), 1, "the second start reads the held keys again");
+}
+
+/// A count of ends without a word, which a settle that proves the term and an orderly end bring back to nothing.
+pub async fn terms_that_end_without_a_word_are_counted<H: Harness>(harness: &H) {
+    for ended in 0..3 {
+        let (relay, _, start) = leading(harness).await;
+        assert_eq!(start.terms_unsettled, ended);
+        harness.vanish(relay).await;
+    }
+    let (relay, term, start) = leading(harness).await;
+    assert_eq!(start.terms_unsettled, 3);
+    let unproven = Settlement { proves_term: false, ..moving(term, &start.cursor, &start.cursor) };
+    relay.settle(unproven).await.expect("settle");
+    assert_eq!(relay.start(term).await.expect("start within the term").terms_unsettled, 3);
+    relay.settle(moving(term, &start.cursor, &start.cursor)).await.expect("settle");
+    assert_eq!(relay.start(term).await.expect("start within the term").terms_unsettled, 0);
+    harness.vanish(relay).await;
+    let (relay, _, start) = leading(harness).await;
+    assert_eq!(start.terms_unsettled, 0, "a term that got on is not counted");
+    harness.vanish(relay).await;
+    let (relay, _, start) = leading(harness).await;
+    assert_eq!(start.terms_unsettled, 1);
+    relay.step_down().await;
+    let (_relay, _, start) = leading(harness).await;
+    assert_eq!(start.terms_unsettled, 0, "an orderly end");
+}
+
+/// Whoever leads next finds it, until a settle takes it back.
+pub async fn an_attempt_that_was_started_is_noted_until_it_is_finished<H: Harness>(harness: &H) {
+    let holding = Holding::new(harness, &[("orders", "a", Parked, 1)]).await;
+    let held = holding.messages[0].seq;
+    for (seq, trials, is_held) in [(held, 2, true), (Seq(held.0 + 1), 1, false)] {
+        let trial = Some(Trial { seq, trials });
+        let noting = Settlement { trial, ..moving(holding.term, &holding.cursor, &holding.cursor) };
+        holding.relay.settle(noting).await.expect("note an attempt");
+        let start = holding.relay.start(holding.term).await.expect("start within the term");
+        assert_eq!((start.trial, start.trial_is_held), (trial, is_held));
+    }
+    harness.vanish(holding.relay).await;
+    let (relay, term, start) = leading(harness).await;
+    assert_eq!(start.trial.map(|trial| trial.trials), Some(1));
+    relay.settle(moving(term, &start.cursor, &start.cursor)).await.expect("settle");
+    assert_eq!(relay.start(term).await.expect("start within the term").trial, None);
 }

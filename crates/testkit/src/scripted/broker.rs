@@ -40,6 +40,8 @@ struct State {
     /// Records with this payload fail, and only they, so often.
     refuse: HashMap<String, (Fault, u32)>,
     break_producers: bool,
+    /// Records with this payload end the process that enqueues them.
+    deadly: Vec<String>,
     renewals: u64,
     look_ups: u64,
     /// Another name than the usual one.
@@ -154,6 +156,16 @@ impl ScriptedBroker {
     /// The cluster has this name from now on.
     pub fn cluster(&self, name: &str) {
         self.change(|state| state.cluster = Some(name.into()));
+    }
+
+    /// A record with this payload ends the process that hands it over: here, the task of the relay panics.
+    pub fn deadly(&self, payload: &str) {
+        self.change(|state| state.deadly.push(payload.into()));
+    }
+
+    /// No record ends a process any longer.
+    pub fn harmless(&self) {
+        self.change(|state| state.deadly.clear());
     }
 
     /// The next record breaks its producer beyond repair.
@@ -291,6 +303,8 @@ impl Publisher for ScriptedPublisher {
             let error = DeliveryError { fault: Fault::FatalProducer, code: "Fatal".into() };
             return Err(EnqueueError::Fault(error));
         }
+        let deadly = self.broker.state().deadly.contains(&payload(&record));
+        assert!(!deadly, "this record ends the process");
         if self.queue.len() >= self.queue_max {
             return Err(EnqueueError::Full(Box::new(record)));
         }

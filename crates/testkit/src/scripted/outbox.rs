@@ -11,7 +11,8 @@ use outboxd_core::{
 };
 use outboxd_engine::{
     Backlog, Due, DurabilityMark, HeldChange, HeldCount, HeldSignal, Outbox, OutboxError, PageLimit,
-    PurgeLimit, Purged, ReadPage, Release, ReleaseQuery, Settlement, Start, Stranded, Swept, Term, Upkeep,
+    PurgeLimit, Purged, ReadPage, Release, ReleaseQuery, Settlement, Start, Stranded, Swept, Term, Trial,
+    Upkeep,
 };
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -64,10 +65,14 @@ struct State {
     instances: u64,
     receipts: BTreeMap<Seq, (ReceiptEntry, Instant)>,
     held: BTreeMap<Seq, HeldRow>,
+    /// What is published instead of what was written.
+    edited: BTreeMap<Seq, Message>,
     scheduled: BTreeMap<Seq, Scheduled>,
     cancelled: BTreeSet<Seq>,
     discarded: Vec<Seq>,
     actions: i64,
+    terms_unsettled: u32,
+    trial: Option<Trial>,
     available: bool,
     settles: u64,
     reads_fail: bool,
@@ -99,10 +104,13 @@ impl Default for MemoryTable {
             instances: 0,
             receipts: BTreeMap::new(),
             held: BTreeMap::new(),
+            edited: BTreeMap::new(),
             scheduled: BTreeMap::new(),
             cancelled: BTreeSet::new(),
             discarded: Vec::new(),
             actions: 0,
+            terms_unsettled: 0,
+            trial: None,
             available: true,
             settles: 0,
             reads_fail: false,
@@ -228,6 +236,12 @@ impl MemoryTable {
         self.state().cursor.clone()
     }
 
+    /// The attempt that is noted and has not finished.
+    #[must_use]
+    pub fn trial(&self) -> Option<Trial> {
+        self.state().trial
+    }
+
     /// Settles that were written.
     #[must_use]
     pub fn settles(&self) -> u64 {
@@ -264,6 +278,26 @@ impl MemoryTable {
             .held
             .values_mut()
             .find(|row| row.hold.key_hash.is_some() && row.hold.key_hash == gone.hold.key_hash);
+        if let Some(next) = first.filter(|first| first.hold.seq > seq) {
+            next.hold.state = HoldState::Retry;
+            next.due_at = now;
+        }
+    }
+
+    /// The operator's edit of the topic, which parks the message in its place under another key: what waited for it goes without it.
+    pub fn move_to_topic(&self, seq: Seq, topic: &str) {
+        let mut state = self.state();
+        let now = state.now();
+        state.actions += 1;
+        let mut message = state.edited.get(&seq).unwrap_or_else(|| &state.rows[&seq].message).clone();
+        message.topic = topic.into();
+        let Some(row) = state.held.get_mut(&seq) else { return };
+        let before = row.hold.key_hash;
+        row.hold.topic = topic.into();
+        row.hold.key_hash = KeyHash::of(&message);
+        row.hold.state = HoldState::Parked;
+        state.edited.insert(seq, message);
+        let first = state.held.values_mut().find(|row| before.is_some() && row.hold.key_hash == before);
         if let Some(next) = first.filter(|first| first.hold.seq > seq) {
             next.hold.state = HoldState::Retry;
             next.due_at = now;
@@ -498,7 +532,8 @@ impl MemoryOutbox {
                 && due.len() < usize::try_from(query.limit.messages).unwrap_or(usize::MAX)
                 && bytes < query.limit.bytes
             {
-                let message = state.rows[&row.hold.seq].message.clone();
+                let seq = &row.hold.seq;
+                let message = state.edited.get(seq).unwrap_or_else(|| &state.rows[seq].message).clone();
                 bytes += bytes_of(&message);
                 due.push(Due { message, attempts: row.hold.attempts, key_hash: key });
             }
@@ -536,6 +571,7 @@ impl Outbox for MemoryOutbox {
         }
         state.leader = Some(self.instance);
         state.epoch += 1;
+        state.terms_unsettled += 1;
         let term = Term { epoch: state.epoch, nonce: Uuid::new_v4(), keep_every: Duration::from_secs(1) };
         state.term = Some((term.epoch, term.nonce));
         Ok(Some(term))
@@ -549,6 +585,9 @@ impl Outbox for MemoryOutbox {
             held: state.held_counts(),
             actions: state.actions,
             kafka_cluster: state.kafka_cluster.clone(),
+            terms_unsettled: state.terms_unsettled.saturating_sub(1),
+            trial: state.trial,
+            trial_is_held: state.trial.is_some_and(|trial| state.held.contains_key(&trial.seq)),
         })
     }
 
@@ -584,6 +623,10 @@ impl Outbox for MemoryOutbox {
         let now = state.now();
         state.cursor = settlement.after;
         state.settles += 1;
+        state.trial = settlement.trial;
+        if settlement.proves_term {
+            state.terms_unsettled = 0;
+        }
         for entry in settlement.receipts.into_iter().chain(settlement.receipts_out_of_order) {
             state.receipts.insert(entry.seq, (entry, now));
         }
@@ -622,6 +665,7 @@ impl Outbox for MemoryOutbox {
         let mut state = self.table.state();
         if state.leader == Some(self.instance) {
             state.leader = None;
+            state.terms_unsettled = 0;
         }
     }
 }
