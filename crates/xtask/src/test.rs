@@ -16,7 +16,7 @@ use crate::provision;
 use crate::services::{self, Pair};
 
 /// What depends on PostgreSQL's version: what installs the schema, and what reads and moves the cursor.
-const VERSION_DEPENDENT: [&str; 9] = [
+const VERSION_DEPENDENT: [&str; 12] = [
     "migrations::",
     "writing::",
     "grants::",
@@ -26,6 +26,9 @@ const VERSION_DEPENDENT: [&str; 9] = [
     "plans::",
     "client::",
     "inbox::",
+    "idempotency::",
+    "scheduling::",
+    "sweep::",
 ];
 
 /// Runs the tests. The exit code is that of the tests, or 130 if they were interrupted.
