@@ -184,21 +184,35 @@ async fn a_scheduled_intent_is_cancelled_by_its_id_until_its_time_and_the_answer
     relay.expect_no_surprises(&[]);
 }
 
-/// An intent whose time is past leaves at once, one that never comes is refused, and a restart of the database changes nothing.
+/// An intent whose time is past leaves at once; one that never comes, or that no calendar of the relay has, is refused.
 #[tokio::test]
 async fn a_time_in_the_past_is_now_and_an_infinite_one_is_refused() {
     let database = Database::create().await;
     let place = Place::install(&database.url(), &shared::kafka(), "past").await;
     let mut connection = database.connect().await;
     emit_later(&mut connection, &place.topic, "a", -86_400.0).await;
-    let never = sqlx::query(
-        "insert into outbox.message (topic, key, payload, deliver_after) values ($1, 'a', 'x', 'infinity')",
+    for never in ["infinity", "-infinity", "9999-12-31 23:59:59-05", "20000-01-01", "0001-01-01 BC"] {
+        let refused = sqlx::query(
+            "insert into outbox.message (topic, key, payload, deliver_after) values ($1, 'a', 'x', $2::text::timestamptz)",
+        )
+        .bind(&place.topic)
+        .bind(never)
+        .execute(&mut connection)
+        .await
+        .unwrap_err();
+        assert!(
+            refused.to_string().contains("deliver_after is infinite, or in no year"),
+            "{never}: {refused}"
+        );
+    }
+    // The last that is taken.
+    sqlx::query(
+        "insert into outbox.message (topic, key, payload, deliver_after) values ($1, 'a', 'x', '9999-12-29')",
     )
     .bind(&place.topic)
     .execute(&mut connection)
     .await
-    .unwrap_err();
-    assert!(never.to_string().contains("deliver_after is infinite"), "{never}");
+    .unwrap();
     let mut relay = place.setup.start().await;
     let metrics =
         relay.wait_until("it is out", SOON, |m| m.sum("outboxd_dispatched_total", &[]) >= 1.0).await;

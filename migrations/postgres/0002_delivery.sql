@@ -18,8 +18,10 @@ alter table outbox.message
   add column deliver_after timestamptz,
   add column idempotency_key text,
   add constraint message_deliver_after check (case
-    when deliver_after is null or isfinite(deliver_after) then true
-    else outbox.refuse('deliver_after is infinite', 'Give the time from which the intent may be delivered, or leave it out.')
+    when deliver_after is null or deliver_after between '0001-01-02 00:00:00+00' and '9999-12-30 00:00:00+00' then true
+    else outbox.refuse(
+      'deliver_after is infinite, or in no year from 1 to 9999',
+      'Give the time from which the intent may be delivered, or leave it out.')
     end),
   add constraint message_idempotency_key check (case
     when idempotency_key is null or octet_length(idempotency_key) between 1 and 500 then true
@@ -51,7 +53,7 @@ create or replace view outbox.envelope as
 -- emit, with the two. Named arguments go on working; the functions of 0001 go, or every call would be ambiguous. What roles were
 -- granted is carried over at the end of this file.
 
-create temporary table outboxd_0002_grants on commit drop as
+create table outbox.granted_before as
 select 'writer' as part, g.grantee
 from pg_catalog.pg_proc p cross join lateral pg_catalog.aclexplode(p.proacl) g
 where p.oid = 'outbox.emit(text, bytea, text, jsonb, integer, text, text, text, text, text, uuid)'::regprocedure
@@ -231,7 +233,9 @@ begin
   end if;
   insert into outbox.cancelled as c (id, who, why)
   values (cancel.id, session_user, coalesce(nullif(cancel.why, ''), 'cancelled by the application'))
-  on conflict do nothing;
+  -- Of an id that is used again after a cancellation, only what was written before the last one is cancelled.
+  on conflict on constraint cancelled_pkey do update
+  set cancelled_at = excluded.cancelled_at, who = excluded.who, why = excluded.why;
   return true;
 end
 $$;
@@ -323,7 +327,7 @@ declare
   one text;
 begin
   for granted in
-    select g.part, case when g.grantee = 0 then 'public' else g.grantee::regrole::text end as grantee from outboxd_0002_grants g
+    select g.part, case when g.grantee = 0 then 'public' else g.grantee::regrole::text end as grantee from outbox.granted_before g
   loop
     grants := case granted.part
       when 'writer' then array[
@@ -334,7 +338,8 @@ begin
           '%1$s.emit(text, jsonb, text, jsonb, integer, text, text, text, text, text, uuid, timestamptz, text), '
           '%1$s.cancel(uuid, text)']
       when 'relay' then array[
-        'select, insert, delete on %1$s.scheduled, %1$s.cancelled',
+        'select, insert, delete on %1$s.scheduled',
+        'select, insert, update, delete on %1$s.cancelled',
         'select, insert, update, delete on %1$s.held_edit',
         'select, insert on %1$s.operation',
         'select, update on %1$s.sweep']
@@ -349,5 +354,7 @@ begin
   end loop;
 end
 $$;
+
+drop table outbox.granted_before;
 
 insert into outbox.migration (version, name) values (2, 'delivery');

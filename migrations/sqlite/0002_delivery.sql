@@ -39,7 +39,8 @@ create index outbox_scheduled_id on outbox_scheduled (id);
 -- It takes effect if it is committed before deliver_after, and is refused once that time has come. The relay looks here when a
 -- message's time comes, and notes it in outbox_held_action.
 create table outbox_cancelled (
-  id           not null primary key,
+  -- Of an id that is used again after a cancellation, only what was written before the last one is cancelled.
+  id           not null primary key on conflict replace,
   cancelled_at text not null default (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
   who          text not null default 'application',
   why          text not null default 'cancelled by the application'

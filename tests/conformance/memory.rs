@@ -68,6 +68,12 @@ impl Harness for MemoryHarness {
         self.0.discard(seq);
     }
 
+    async fn commit_again(&self, of: Seq, intent: &Intent) -> Seq {
+        // Here a cancellation is of a place, and ids play no part.
+        assert!(self.0.intents().contains(&of));
+        self.commit(std::slice::from_ref(intent)).await[0]
+    }
+
     async fn cancel(&self, seq: Seq) {
         self.0.cancel(seq);
     }

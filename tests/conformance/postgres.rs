@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use outboxd_core::{CatchUp, Cursor, HoldReason, HoldState, ReceiptEntry, Seq, Snapshot, receipts};
-use outboxd_engine::{AuditedAction, HeldFilter, Operate};
+use outboxd_core::{
+    CatchUp, Cursor, Hold, HoldReason, HoldState, KeyHash, ReceiptEntry, Seq, Snapshot, receipts,
+};
+use outboxd_engine::{AuditedAction, HeldFilter, Operate, Outbox as _, PageLimit, Settlement};
 use outboxd_postgres::{LEAD_LOCK, PostgresConfig, PostgresOperator, PostgresOutbox, SchemaName};
 use outboxd_testkit::conformance::{Audited, Harness, Intent, Operated};
 use outboxd_testkit::postgres::Database;
@@ -146,6 +148,16 @@ impl Harness for PostgresHarness {
         self.operator().held_discard(id, &action).await.unwrap();
     }
 
+    async fn commit_again(&self, of: Seq, intent: &Intent) -> Seq {
+        let (mut open, seqs) = self.open(std::slice::from_ref(intent)).await.unwrap();
+        let same = format!(
+            "update outbox.message set id = (select id from outbox.message where seq = {of}) where seq = {}; commit",
+            seqs[0]
+        );
+        run(&mut open, &same).await.unwrap();
+        seqs[0]
+    }
+
     async fn cancel(&self, seq: Seq) {
         let sql = format!("select outbox.cancel(id) from outbox.message where seq = {seq}");
         let cancelled: bool = sqlx::query_scalar(AssertSqlSafe(sql))
@@ -239,3 +251,60 @@ impl Operated for PostgresHarness {
 
 outboxd_testkit::outbox_conformance!(PostgresHarness::create());
 outboxd_testkit::operator_conformance!(PostgresHarness::create());
+
+/// The loop has tried it once more while an operator discards it: what the operator commits is what holds.
+#[tokio::test]
+async fn a_message_that_is_being_discarded_while_its_failure_is_settled_does_not_come_back() {
+    let harness = PostgresHarness::create().await;
+    harness.commit(&[Intent::keyed("orders", "a", "poison")]).await;
+    let relay = harness.relay();
+    let term = relay.lead().await.unwrap().unwrap();
+    let start = relay.start(term).await.unwrap();
+    let page = relay.read(&start.cursor, PageLimit { messages: 10, bytes: 1 << 20 }).await.unwrap().page;
+    let after = page.cursor_after();
+    let hold = |attempts| Hold {
+        seq: page.messages[0].seq,
+        topic: "orders".into(),
+        key_hash: KeyHash::of(&page.messages[0]),
+        state: HoldState::Retry,
+        reason: HoldReason::UnknownError,
+        error: Some("refused".into()),
+        attempts,
+        due_in: Duration::ZERO,
+        dead_letter: None,
+    };
+    let settlement = |before: &Cursor, attempts| Settlement {
+        term,
+        before: before.clone(),
+        after: after.clone(),
+        receipts: Vec::new(),
+        receipts_out_of_order: Vec::new(),
+        holds: vec![hold(attempts)],
+        released: Vec::new(),
+        scheduled: Vec::new(),
+        trial: None,
+        proves_term: true,
+    };
+    relay.settle(settlement(&start.cursor, 1)).await.unwrap();
+    let mut operator = harness.database.connect().await;
+    run(
+        &mut operator,
+        "begin; delete from outbox.held;
+         insert into outbox.held_action (kind, id, seq, topic, reason_held, who, why)
+           select 'discard', id, seq, topic, 'unknown_error', 'ops', 'test' from outbox.message",
+    )
+    .await
+    .unwrap();
+    let settle = relay.settle(settlement(&after, 2));
+    let commits = async {
+        wait_until(
+            &mut harness.database.connect().await,
+            "exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')",
+        )
+        .await;
+        run(&mut operator, "commit").await.unwrap();
+    };
+    let (settled, ()) = tokio::join!(settle, commits);
+    settled.unwrap();
+    assert_eq!(harness.held().await, []);
+}

@@ -169,6 +169,30 @@ impl Harness for SqliteHarness {
         self.operator().held_discard(id, &action).await.unwrap();
     }
 
+    async fn commit_again(&self, of: Seq, intent: &Intent) -> Seq {
+        // Times are in milliseconds.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let id: String = sqlx::query_scalar("select id from outbox_message where seq = ?")
+            .bind(of.0)
+            .fetch_one(&mut self.application().await)
+            .await
+            .unwrap();
+        let after = intent.deliver_in.unwrap_or_default().as_secs_f64();
+        sqlx::query_scalar(
+            "insert into outbox_message (id, topic, key, payload, deliver_after)
+             values (?, ?, ?, ?, strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '+' || ? || ' seconds')) returning seq",
+        )
+        .bind(id)
+        .bind(&intent.topic)
+        .bind(&intent.key)
+        .bind(&intent.payload)
+        .bind(after)
+        .fetch_one(&mut self.application().await)
+        .await
+        .map(Seq)
+        .unwrap()
+    }
+
     async fn cancel(&self, seq: Seq) {
         sqlx::query("insert into outbox_cancelled (id) select id from outbox_message where seq = ?")
             .bind(seq.0)

@@ -9,6 +9,9 @@ use crate::outbox::SqliteOutbox;
 use crate::row::message;
 use crate::session::Failure;
 
+/// Due messages that are put behind what blocks them in one go: the application waits for the write lock meanwhile.
+const DEMOTED_MAX: i64 = 1_000;
+
 impl SqliteOutbox {
     pub(crate) async fn look_at_held(&self, topics_held: &[String]) -> Result<HeldSignal, OutboxError> {
         const DOING: &str = "look at held messages";
@@ -67,6 +70,10 @@ async fn due(
         .fetch_all(&mut *transaction)
         .await?;
     transaction.commit().await?;
+    if rows.len() < usize::try_from(query.limit.messages).unwrap_or(usize::MAX) {
+        // What made the loop ask and did not come is blocked.
+        demote(connection, &query.topics_held).await?;
+    }
     let due = rows
         .iter()
         .map(|row| {
@@ -78,6 +85,24 @@ async fn due(
         })
         .collect::<Result<_, Failure>>()?;
     Ok((due, change))
+}
+
+/// Puts what is due and blocked behind what blocks it.
+async fn demote(connection: &mut SqliteConnection, topics_held: &[String]) -> Result<(), Failure> {
+    let blocked: Vec<i64> = sqlx::query_scalar(include_str!("sql/held_blocked.sql"))
+        .bind(json_array(topics_held))
+        .bind(DEMOTED_MAX)
+        .fetch_all(&mut *connection)
+        .await?;
+    if blocked.is_empty() {
+        return Ok(());
+    }
+    let mut transaction = connection.begin_with("begin immediate").await?;
+    for seq in blocked {
+        sqlx::query(include_str!("sql/held_demote.sql")).bind(seq).execute(&mut *transaction).await?;
+    }
+    transaction.commit().await?;
+    Ok(())
 }
 
 /// Held messages per key.

@@ -125,6 +125,9 @@ pub trait Harness {
     /// An operator discards a held message.
     fn discard(&self, seq: Seq) -> impl Future<Output = ()>;
 
+    /// Inserts an intent with the id of another one, a while later, and commits. Returns its place.
+    fn commit_again(&self, of: Seq, intent: &Intent) -> impl Future<Output = Seq>;
+
     /// The application takes a scheduled intent back.
     fn cancel(&self, seq: Seq) -> impl Future<Output = ()>;
 
@@ -397,6 +400,8 @@ macro_rules! outbox_conformance {
             holding::the_counts_come_again_after_an_operator_has_acted,
             scheduling::a_scheduled_message_waits_for_its_time_and_blocks_nobody,
             scheduling::a_message_whose_time_has_come_goes_behind_what_is_held_of_its_key,
+            scheduling::a_message_whose_time_has_come_before_one_that_is_tried_again_keeps_neither_waiting,
+            scheduling::an_id_that_is_used_again_after_a_cancellation_is_delivered,
             scheduling::those_of_a_key_that_are_due_together_go_in_order,
             scheduling::a_cancelled_message_is_not_delivered_and_the_audit_says_so,
             scheduling::a_fenced_term_makes_nothing_due,

@@ -24,6 +24,7 @@ with needs(part, privilege, relation, columns) as (values
   ('relay', 'delete', 'scheduled', null),
   ('relay', 'select', 'cancelled', null),
   ('relay', 'insert', 'cancelled', null),
+  ('relay', 'update', 'cancelled', null),
   ('relay', 'delete', 'cancelled', null),
   ('relay', 'select', 'held_edit', null),
   ('relay', 'insert', 'held_edit', null),

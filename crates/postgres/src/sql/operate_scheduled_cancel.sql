@@ -8,6 +8,6 @@ with found as materialized (
 ), cancelled as (
   insert into outbox.cancelled (id, who, why)
   select $1, $2, $3 from found
-  on conflict do nothing
+  on conflict (id) do update set cancelled_at = excluded.cancelled_at, who = excluded.who, why = excluded.why
 )
 select exists (select from found) as in_time

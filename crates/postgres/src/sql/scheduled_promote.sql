@@ -17,7 +17,9 @@ with fence as materialized (
   from (
     select d.* from outbox.scheduled d where d.due_at <= now() and exists (select from fence) order by d.due_at, d.seq limit $3
   ) s
-  left join outbox.cancelled c on c.id = s.id
+  left join outbox.cancelled c
+    -- An id may be used again after it was cancelled.
+    on c.id = s.id and c.cancelled_at >= (select m.created_at from outbox.message m where m.seq = s.seq)
 ), gone as (
   delete from outbox.scheduled s where s.seq = any (array(select d.seq from due d))
 ), audited as (

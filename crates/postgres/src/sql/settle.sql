@@ -47,6 +47,12 @@ with moved as (
   cross join unnest($19::bigint[], $21::bigint[]) as n (seq, key_hash)
   cross join lateral (select o.key_hash from outbox.held o where o.seq = n.seq) h
   where h.key_hash is distinct from n.key_hash
+), standing as materialized (
+  -- Waits for an operator who is about to discard one of them: what is gone then does not come back.
+  select o.seq
+  from outbox.held o
+  where o.seq = any ($19::bigint[]) and exists (select from moved)
+  for update
 ), holds as (
   insert into outbox.held as h
     (seq, id, topic, key_hash, state, reason, error, attempts, failures, due_at, held_at, dead_letter)
@@ -61,8 +67,11 @@ with moved as (
       $31::text[])
     as n (seq, topic, key_hash, state, reason, error, attempts, due_us, dead_letter)
   cross join lateral (select i.id from outbox.message i where i.seq = n.seq) i
-  -- Discarded by an operator while it was tried again: it stays so.
+  -- Discarded by an operator while it was tried again: it stays so. Either the audit shows it, or this statement saw a row that was
+  -- gone when it could be locked.
   where n.seq <> all (array(select a.seq from outbox.held_action a where a.seq = any ($19::bigint[]) and a.kind = 'discard'))
+    and (n.seq = any (array(select s.seq from standing s))
+      or n.seq <> all (array(select o.seq from outbox.held o where o.seq = any ($19::bigint[]))))
   on conflict (seq) do update
   set topic = excluded.topic,
     key_hash = excluded.key_hash,

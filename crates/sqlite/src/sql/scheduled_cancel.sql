@@ -5,4 +5,4 @@ select m.id, ?3, ?4
 from outbox_message as m
 where m.id in (?1, ?2) and m.deliver_after is not null and m.deliver_after > strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
 limit 1
-on conflict (id) do update set id = excluded.id
+on conflict (id) do update set cancelled_at = excluded.cancelled_at, who = excluded.who, why = excluded.why

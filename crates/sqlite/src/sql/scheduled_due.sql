@@ -7,5 +7,5 @@ from (
   select * from outbox_scheduled where due_at <= strftime('%Y-%m-%dT%H:%M:%fZ', 'now') order by due_at, seq limit ?1
 ) as s
 cross join outbox_message as m on m.seq = s.seq
-left join outbox_cancelled as c on c.id = m.id
+left join outbox_cancelled as c on c.id = m.id and c.cancelled_at >= m.created_at
 order by s.due_at, s.seq

@@ -96,6 +96,52 @@ pub async fn a_message_whose_time_has_come_goes_behind_what_is_held_of_its_key<H
     assert_eq!(holding.due(&[], &[holding.key(0)]).await, [0, 2]);
 }
 
+/// The later one has its own time or topic to wait for; when it is due, both go, in order.
+pub async fn a_message_whose_time_has_come_before_one_that_is_tried_again_keeps_neither_waiting<
+    H: Harness,
+>(
+    harness: &H,
+) {
+    for held in [HoldState::Topic, HoldState::Retry] {
+        let key = held.as_str();
+        let intents = [Intent::scheduled("orders", key, HOUR), Intent::keyed("orders", key, "head")];
+        let holding = settled(harness, &intents, held).await;
+        harness.age(2 * HOUR).await;
+        let mut unblocked = Vec::new();
+        let mut out = Vec::new();
+        for _ in 0..4 {
+            let query = ReleaseQuery {
+                term: holding.term,
+                topics_held: Vec::new(),
+                unblocked,
+                limit: messages(1_000),
+            };
+            let due = holding.relay.due(&query, i64::MAX).await.expect("due").due;
+            let released: Vec<_> = due.iter().map(|due| due.message.seq).collect();
+            if !released.is_empty() {
+                holding.settle(Vec::new(), released.clone()).await;
+            }
+            out.extend(released);
+            unblocked = holding.relay.held(&[]).await.expect("look").unblocked;
+        }
+        assert_eq!(out, seqs(&holding.messages), "{held:?}");
+        assert_eq!(harness.held().await, [], "{held:?}");
+        holding.relay.step_down().await;
+    }
+}
+
+/// A cancellation is of what was written before it.
+pub async fn an_id_that_is_used_again_after_a_cancellation_is_delivered<H: Harness>(harness: &H) {
+    let first = harness.commit(&[Intent::scheduled("orders", "a", HOUR)]).await;
+    harness.cancel(first[0]).await;
+    let again = harness.commit_again(first[0], &Intent::scheduled("orders", "a", HOUR)).await;
+    let holding = settled(harness, &[], HoldState::Parked).await;
+    harness.age(2 * HOUR).await;
+    let release = release(&holding).await.expect("due");
+    let due: Vec<_> = release.due.iter().map(|due| due.message.seq).collect();
+    assert_eq!(due, [again]);
+}
+
 /// As they were inserted, whatever the order of their times.
 pub async fn those_of_a_key_that_are_due_together_go_in_order<H: Harness>(harness: &H) {
     let intents = [Intent::scheduled("orders", "a", HOUR), Intent::scheduled("orders", "a", HOUR / 2)];

@@ -517,7 +517,7 @@ impl MemoryOutbox {
         state.leads(self.instance, query.term, "read held messages")?;
         let promoted = state.promote(usize::try_from(query.limit.messages).unwrap_or(usize::MAX));
         let mut blocked: Vec<KeyHash> = Vec::new();
-        let (mut due, mut bytes) = (Vec::new(), 0);
+        let (mut due, mut bytes, mut demoted) = (Vec::new(), 0, Vec::new());
         for row in state.held.values() {
             let key = row.hold.key_hash;
             let is_blocked = key.is_some_and(|key| blocked.contains(&key));
@@ -526,6 +526,9 @@ impl MemoryOutbox {
                 && (!is_due || row.hold.attempts > 0)
             {
                 blocked.push(key);
+            }
+            if is_due && is_blocked {
+                demoted.push(row.hold.seq);
             }
             if is_due
                 && !is_blocked
@@ -536,6 +539,13 @@ impl MemoryOutbox {
                 let message = state.edited.get(seq).unwrap_or_else(|| &state.rows[seq].message).clone();
                 bytes += bytes_of(&message);
                 due.push(Due { message, attempts: row.hold.attempts, key_hash: key });
+            }
+        }
+        // What is due and blocked waits behind what blocks it, and for nothing of its own any longer.
+        for seq in demoted {
+            if let Some(row) = state.held.get_mut(&seq) {
+                row.hold.state = HoldState::Behind;
+                row.hold.reason = HoldReason::Behind;
             }
         }
         let change = (state.actions != actions)
