@@ -229,7 +229,7 @@ fn an_outbox_with_nothing_in_it_says_so_in_words_and_in_json() {
     assert_eq!(run(directory.path(), &SHOP, &["migrate"]).code, Some(0));
 
     let list = run(directory.path(), &SHOP, &["held", "list"]);
-    assert_eq!((list.code, list.out.trim()), (Some(0), "no message is held"), "{list:?}");
+    assert_eq!((list.code, list.out.trim()), (Some(0), "no such message is held"), "{list:?}");
     let list = run(directory.path(), &SHOP, &["held", "list", "--output", "json"]);
     assert_eq!(serde_json::from_str::<serde_json::Value>(&list.out).unwrap(), serde_json::json!([]));
 

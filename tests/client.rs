@@ -207,7 +207,13 @@ async fn sqlite_takes_the_same_intents_and_says_the_same() {
             .unwrap();
     assert_eq!(correlation_id, "req-2");
     assert!(outbox.cancel(&mut connection, id, "withdrawn").await.unwrap());
-    assert!(outbox.cancel(&mut connection, id, "withdrawn").await.unwrap());
+    assert!(outbox.cancel(&mut connection, id, "withdrawn again").await.unwrap());
+    let why: String = sqlx::query_scalar("select why from outbox_cancelled where id = ?1")
+        .bind(id.to_string())
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(why, "withdrawn again");
     assert!(!outbox.cancel(&mut connection, fresh, "withdrawn").await.unwrap());
     let error = outbox.emit(&mut connection, &Intent::to("").payload_text("x")).await.unwrap_err();
     assert!(matches!(error, Error::Refused { .. }) && error.to_string().contains("Name the Kafka topic"));

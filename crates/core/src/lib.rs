@@ -30,5 +30,5 @@ pub use held::{Hold, HoldReason, HoldState, KeyHash, Scheduled};
 pub use message::{Message, Seq};
 pub use receipts::{Receipt, ReceiptEntry};
 pub use record::{Record, Refusal, TopicInfo, route};
-pub use routes::{Destination, OnRefused, Pattern, Route, RouteProblem, Routes};
+pub use routes::{Destination, OnRefused, Route, RouteProblem, Routes, TopicPattern, TopicPatternError};
 pub use verdict::{DeliveryError, Fault, Verdict, classify};

@@ -2,39 +2,46 @@
 //!
 //! A route is chosen by the topic that the *intent* names. Everything behind that choice speaks of the destination: the topic at
 //! Kafka, which is the intent's with the route's prefix. No two routes match the same topic, so their order means nothing; that
-//! is decided exactly, not by trying examples ([`Pattern::meets`]).
+//! is decided exactly, not by trying examples ([`TopicPattern::meets`]).
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::record::{Refusal, STAMPED_HEADERS, own_header_is_legal, shortened, topic_is_legal};
 
 /// Topics by name: `*` stands for any run of characters, also none; everything else for itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pattern(String);
+pub struct TopicPattern(String);
 
 /// Not a pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no topic pattern: 1 to 249 of a-z A-Z 0-9 . _ - and *")]
-pub struct PatternError(String);
+pub struct TopicPatternError(String);
 
-impl Pattern {
-    /// Understands a pattern.
-    ///
-    /// # Errors
-    /// [`PatternError`] if it is empty, too long, or holds what no topic's name can.
-    pub fn parse(text: &str) -> Result<Self, PatternError> {
+impl FromStr for TopicPattern {
+    type Err = TopicPatternError;
+
+    fn from_str(text: &str) -> Result<Self, TopicPatternError> {
         let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'*');
         if (1..=249).contains(&text.len()) && text.bytes().all(legal) {
             Ok(Self(text.to_owned()))
         } else {
-            Err(PatternError(shortened(text)))
+            Err(TopicPatternError(shortened(text)))
         }
     }
+}
 
-    /// As it was written.
+impl TopicPattern {
+    /// As it was written, which is also how SQL's `GLOB` has it: no other character that is special there can stand in one.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// As SQL's `LIKE` has it, escaped with a backslash.
+    #[must_use]
+    pub fn like(&self) -> String {
+        self.0.replace('_', "\\_").replace('*', "%")
     }
 
     /// The one topic that it names; `None` if it holds a `*`.
@@ -132,7 +139,7 @@ impl OnRefused {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Route {
     /// Matched against the topic that the intent names.
-    pub topics: Vec<Pattern>,
+    pub topics: Vec<TopicPattern>,
     /// What a parked message means for its key.
     pub on_refused: OnRefused,
     /// The topic that gets a copy of each parked message, by its full name.
@@ -170,7 +177,7 @@ pub struct RouteProblem {
 /// The policies of all topics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Routes {
-    allowed: Vec<Pattern>,
+    allowed: Vec<TopicPattern>,
     routes: Vec<Arc<Route>>,
     otherwise: Arc<Route>,
 }
@@ -178,14 +185,14 @@ pub struct Routes {
 impl Default for Routes {
     /// Every topic is allowed, and none has a policy of its own.
     fn default() -> Self {
-        Self::new(vec![Pattern("*".to_owned())], Vec::new())
+        Self::new(vec![TopicPattern("*".to_owned())], Vec::new())
     }
 }
 
 impl Routes {
     /// Policies, and the only topics that intents may name.
     #[must_use]
-    pub fn new(allowed: Vec<Pattern>, routes: Vec<Route>) -> Self {
+    pub fn new(allowed: Vec<TopicPattern>, routes: Vec<Route>) -> Self {
         let routes = routes.into_iter().map(Arc::new).collect();
         Self { allowed, routes, otherwise: Arc::default() }
     }
@@ -239,7 +246,7 @@ impl Routes {
 
 impl Route {
     /// Pairs of a pattern of this and one of the other that match a topic in common.
-    fn meeting<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (&'a Pattern, &'a Pattern)> {
+    fn meeting<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (&'a TopicPattern, &'a TopicPattern)> {
         let pairs = self.topics.iter().flat_map(|pattern| other.topics.iter().map(move |its| (pattern, its)));
         pairs.filter(|(pattern, its)| pattern.meets(its))
     }
@@ -256,7 +263,7 @@ impl Route {
             problem("topic_prefix", format!("{prefix:?} must be of a-z A-Z 0-9 . _ -, not starting with __"));
         }
         // A literal name is known to be too long; what a pattern matches is looked at message by message.
-        for topic in self.topics.iter().filter_map(Pattern::only) {
+        for topic in self.topics.iter().filter_map(TopicPattern::only) {
             if !topic_is_legal(&format!("{}{topic}", self.topic_prefix)) {
                 let topic = shortened(&format!("{}{topic}", self.topic_prefix));
                 problem(
@@ -286,7 +293,7 @@ impl Route {
     fn feeds_itself(&self, dead_letter: &str) -> bool {
         let intents_topic = dead_letter.strip_prefix(&self.topic_prefix);
         // A pattern may well cover it (`*`): nothing is copied there that was bound for there (see `dead_letter_of`).
-        self.topics.iter().filter_map(Pattern::only).any(|topic| Some(topic) == intents_topic)
+        self.topics.iter().filter_map(TopicPattern::only).any(|topic| Some(topic) == intents_topic)
     }
 
     /// Where the copy of a message that was bound for this topic goes, if it is parked. A dead-letter topic gets none of its own.
@@ -321,8 +328,16 @@ mod tests {
 
     use super::*;
 
-    fn pattern(text: &str) -> Pattern {
-        Pattern::parse(text).unwrap()
+    fn pattern(text: &str) -> TopicPattern {
+        text.parse::<TopicPattern>().unwrap()
+    }
+
+    #[test]
+    fn a_pattern_is_said_in_sql_with_its_underscores_for_themselves() {
+        assert_eq!(pattern("a_b.*").like(), "a\\_b.%");
+        for wrong in ["", "a b", "a?", "[a]", "a%", "a\\", "ä"] {
+            assert!(wrong.parse::<TopicPattern>().is_err(), "{wrong}");
+        }
     }
 
     fn route(topics: &[&str]) -> Route {
@@ -387,7 +402,7 @@ mod tests {
             assert_eq!(pattern(legal).as_str(), legal);
         }
         for illegal in ["", "orders/*", "orders.?", "größe", " orders", &"x".repeat(250)] {
-            assert!(Pattern::parse(illegal).is_err(), "{illegal}");
+            assert!(illegal.parse::<TopicPattern>().is_err(), "{illegal}");
         }
     }
 

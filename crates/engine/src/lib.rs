@@ -60,7 +60,7 @@ pub use observe::{Event, Observe, Outcome, Side};
 pub use operate::{
     AuditFilter, AuditLine, AuditedAction, BulkAction, Finding, HeldEdit, HeldFilter, HeldId, HeldIdError,
     HeldMatch, HeldMessage, HeldSpan, HeldStep, HoldFailure, LeaderStatus, Operate, OperateError,
-    OutboxStatus, ScheduledFilter, ScheduledMessage, Severity, TopicPattern,
+    OutboxStatus, ScheduledFilter, ScheduledMessage, Severity,
 };
 pub use outbox::{
     Due, DurabilityMark, HeldChange, HeldCount, HeldSignal, Outbox, OutboxError, PageLimit, ReadPage,

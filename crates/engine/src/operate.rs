@@ -9,7 +9,7 @@ use std::future::Future;
 use std::str::FromStr;
 use std::time::Duration;
 
-use outboxd_core::{HoldReason, HoldState, KeyHash, Seq};
+use outboxd_core::{HoldReason, HoldState, KeyHash, Seq, TopicPattern};
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -18,7 +18,7 @@ use crate::outbox::OutboxError;
 use crate::upkeep::Backlog;
 
 pub use edit::{EditDone, EditRefusal, Editable, HeldEdit, ShownEdit, StoredEdit};
-pub use filter::{BulkAction, HeldFilter, HeldMatch, HeldSpan, HeldStep, TopicPattern, TopicPatternError};
+pub use filter::{BulkAction, HeldFilter, HeldMatch, HeldSpan, HeldStep};
 
 /// One held message, as an operator names it: `id`, or `id@seq` where an application has used an id more than once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -173,7 +173,7 @@ pub struct ScheduledFilter {
     /// Message id.
     pub id: Option<Uuid>,
     /// Topic.
-    pub topic: Option<String>,
+    pub topic: Option<TopicPattern>,
     /// At most so many, earliest first; 0 means all.
     pub limit: u32,
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use crate::config::Sources;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use outboxd_core::TopicPattern;
 use uuid::Uuid;
 
 pub(crate) use held::{EditArguments, Held, HeldBulk, Meant};
@@ -303,9 +304,9 @@ pub(crate) struct ScheduledList {
     /// Only the message with this id
     #[arg(long)]
     pub(crate) id: Option<Uuid>,
-    /// Only messages for this topic
-    #[arg(long)]
-    pub(crate) topic: Option<String>,
+    /// Only messages for this topic; * stands for any characters
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) topic: Option<TopicPattern>,
     /// At most so many; 0 shows all
     #[arg(long, default_value_t = 100)]
     pub(crate) limit: u32,

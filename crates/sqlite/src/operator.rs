@@ -255,7 +255,7 @@ type Statement<'a> = sqlx::query::Query<'a, sqlx::Sqlite, sqlx::sqlite::SqliteAr
 fn filtered<'a>(sql: &'static str, filter: &HeldFilter) -> Statement<'a> {
     sqlx::query(sql)
         .bind(filter.id.map(|id| id.to_string()))
-        .bind(filter.topic.as_ref().map(|topic| topic.glob().to_owned()))
+        .bind(filter.topic.as_ref().map(|topic| topic.as_str().to_owned()))
         .bind(filter.state.map(HoldState::as_str))
         .bind(filter.reason.map(HoldReason::as_str))
         .bind(filter.key_hash.map(KeyHash::to_i64))
@@ -370,7 +370,7 @@ impl Audited {
 async fn audit(connection: &mut SqliteConnection, filter: &AuditFilter) -> Result<Vec<AuditLine>, Failure> {
     let rows = sqlx::query(include_str!("sql/audit_list.sql"))
         .bind(filter.id.map(|id| id.to_string()))
-        .bind(filter.topic.as_ref().map(|topic| topic.glob().to_owned()))
+        .bind(filter.topic.as_ref().map(|topic| topic.as_str().to_owned()))
         .bind(filter.kind.as_deref())
         .bind(filter.who.as_deref())
         .bind(filter.older_than.map(|age| age.as_secs_f64()))
@@ -546,8 +546,8 @@ async fn scheduled_list(
 ) -> Result<Vec<ScheduledMessage>, Failure> {
     let rows = sqlx::query(include_str!("sql/scheduled_list.sql"))
         .bind(filter.id.map(|id| id.to_string()))
-        .bind(&filter.topic)
-        .bind(if filter.limit == 0 { -1 } else { i64::from(filter.limit) })
+        .bind(filter.topic.as_ref().map(|topic| topic.as_str().to_owned()))
+        .bind(limit(filter.limit))
         .fetch_all(connection)
         .await?;
     let missing = |column: &str| sqlx::Error::ColumnNotFound(column.to_owned());

@@ -1,59 +1,9 @@
 //! Which held messages an operator means, and how a great many of them are acted on.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
-use outboxd_core::{HoldReason, HoldState, KeyHash, Seq};
+use outboxd_core::{HoldReason, HoldState, KeyHash, Seq, TopicPattern};
 use uuid::Uuid;
-
-/// A topic's name, in which `*` stands for any characters.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TopicPattern(String);
-
-/// Not a pattern.
-#[derive(Debug, thiserror::Error)]
-#[error("expected the name of a topic, of a-z A-Z 0-9 . _ -, in which * stands for any characters")]
-pub struct TopicPatternError;
-
-impl FromStr for TopicPattern {
-    type Err = TopicPatternError;
-
-    fn from_str(text: &str) -> Result<Self, TopicPatternError> {
-        let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'*');
-        // Nothing that a pattern of SQL would take for something else, but the underscore.
-        if text.is_empty() || !text.bytes().all(legal) {
-            return Err(TopicPatternError);
-        }
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl fmt::Display for TopicPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl TopicPattern {
-    /// As SQL's `GLOB` has it.
-    #[must_use]
-    pub fn glob(&self) -> &str {
-        &self.0
-    }
-
-    /// As SQL's `LIKE` has it, escaped with a backslash.
-    #[must_use]
-    pub fn like(&self) -> String {
-        self.0.replace('_', "\\_").replace('*', "%")
-    }
-
-    /// The name, if it is one.
-    #[must_use]
-    pub fn exact(&self) -> Option<&str> {
-        (!self.0.contains('*')).then_some(&self.0)
-    }
-}
 
 /// Which held messages are meant. Empty: all of them.
 #[derive(Clone, Debug, Default)]
@@ -141,20 +91,4 @@ pub struct HeldStep {
     pub done: u64,
     /// Where the step came to; `None`: there was nothing.
     pub reached: Option<Seq>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pattern_takes_an_underscore_for_itself_and_a_star_for_anything() {
-        let pattern: TopicPattern = "a_b.*".parse().unwrap();
-        assert_eq!((pattern.like().as_str(), pattern.glob()), ("a\\_b.%", "a_b.*"));
-        assert_eq!(pattern.exact(), None);
-        assert_eq!("orders".parse::<TopicPattern>().unwrap().exact(), Some("orders"));
-        for wrong in ["", "a b", "a?", "[a]", "a%", "a\\", "ä"] {
-            assert!(wrong.parse::<TopicPattern>().is_err(), "{wrong}");
-        }
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outboxd_core::{HoldReason, HoldState, Pattern, Route, Routes};
+use outboxd_core::{HoldReason, HoldState, Route, Routes, TopicPattern};
 use outboxd_engine::RelayConfig;
 use outboxd_testkit::scripted::{MemoryTable, ScriptedBroker};
 
@@ -182,7 +182,7 @@ async fn a_message_that_ends_the_process_is_parked_without_a_copy_that_would_end
     let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["orders", "dead"]));
     broker.deadly("a1");
     table.commit(&numbered("orders", "a", 0..2));
-    let all = || vec![Pattern::parse("*").unwrap()];
+    let all = || vec!["*".parse::<TopicPattern>().unwrap()];
     let route = Route { topics: all(), dead_letter: Some("dead".to_owned()), ..Route::default() };
     let config = RelayConfig { routes: Routes::new(all(), vec![route]), ..config() };
     let (relay, ended) =

@@ -1,6 +1,6 @@
 //! Policies per topic: what can go wrong between two of a message's steps.
 
-use outboxd_core::{OnRefused, Pattern, Route, Routes};
+use outboxd_core::{OnRefused, Route, Routes, TopicPattern};
 
 use super::*;
 
@@ -9,8 +9,8 @@ const MUCH: usize = 2_000;
 /// Room for a small record.
 const LITTLE: usize = 1_000;
 
-fn patterns(topics: &[&str]) -> Vec<Pattern> {
-    topics.iter().map(|topic| Pattern::parse(topic).unwrap()).collect()
+fn patterns(topics: &[&str]) -> Vec<TopicPattern> {
+    topics.iter().map(|topic| topic.parse::<TopicPattern>().unwrap()).collect()
 }
 
 fn route(topics: &[&str]) -> Route {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use outboxd_core::{HoldReason, HoldState, KeyHash};
-use outboxd_engine::{HeldId, TopicPattern};
+use outboxd_core::{HoldReason, HoldState, KeyHash, TopicPattern};
+use outboxd_engine::HeldId;
 
 use super::{Output, not_blank};
 

@@ -75,7 +75,7 @@ async fn decide(operator: impl Operate, routes: &Routes, command: Held) -> Resul
 fn filter(meant: &Meant) -> Result<HeldFilter, Failure> {
     let key_hash = match (&meant.key, &meant.topic) {
         (Some(key), Some(topic)) => {
-            let topic = topic.exact().ok_or_else(|| {
+            let topic = topic.only().ok_or_else(|| {
                 Failure::usage(anyhow!(
                     "--key needs one topic: a key has its place in the order of each topic"
                 ))
@@ -177,6 +177,11 @@ async fn each(ids: &[HeldId], act: impl AsyncFn(HeldId) -> Result<(), OperateErr
     outcome
 }
 
+/// What an edit is called in an answer.
+const EDITED: &str = "edit";
+/// And one that makes the message due.
+const EDITED_AND_RETRIED: &str = "edit and retry";
+
 /// What was done, as it is in the audit, and what was not.
 #[derive(Debug, Serialize)]
 struct Acted {
@@ -211,8 +216,11 @@ fn acted(
     if format == Format::Json || !acted.ids.is_empty() {
         output::answer(format, &acted, |acted| {
             let line = |id: &HeldId| match acted.action {
-                "edit" => {
-                    format!("{id} is edited; it stays parked until you retry it, unless you said --retry\n")
+                EDITED => format!("{id} is edited; it stays where it is until you retry it\n"),
+                EDITED_AND_RETRIED => {
+                    format!(
+                        "{id} is edited and due now: the relay publishes it, and then what waits behind it\n"
+                    )
                 }
                 "retry" => {
                     format!("{id} is due now: the relay publishes it, and then what waits behind it\n")
@@ -235,7 +243,7 @@ fn acted(
 
 fn as_table(held: &[HeldMessage], limit: u32) -> String {
     if held.is_empty() {
-        return "no message is held".to_owned();
+        return "no such message is held".to_owned();
     }
     let row = |message: &HeldMessage| {
         [

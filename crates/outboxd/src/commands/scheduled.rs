@@ -40,7 +40,7 @@ async fn decide(operator: impl Operate, command: Scheduled) -> Result<(), Failur
 
 fn as_table(scheduled: &[ScheduledMessage], limit: u32) -> String {
     if scheduled.is_empty() {
-        return "no message waits for its time".to_owned();
+        return "no such message waits for its time".to_owned();
     }
     let row = |message: &ScheduledMessage| {
         [

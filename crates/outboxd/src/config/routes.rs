@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use config::{Map, Value, ValueKind};
 use outboxd_core::record::STAMPED_HEADERS;
-use outboxd_core::{OnRefused, Pattern, Route, Routes};
+use outboxd_core::{OnRefused, Route, Routes, TopicPattern};
 
 use super::keys::{Key, ROUTE_KEYS, did_you_mean_in};
 use super::raw::{Origin, text};
@@ -82,7 +82,7 @@ pub(super) fn of(check: &mut Check, typed: &[RawRoute]) -> Routes {
 }
 
 /// The policies, and everything that is wrong with them.
-fn validate(typed: &[RawRoute], allowed: Vec<Pattern>, problems: &mut Problems) -> Routes {
+fn validate(typed: &[RawRoute], allowed: Vec<TopicPattern>, problems: &mut Problems) -> Routes {
     let origin = |number: usize| {
         number
             .checked_sub(1)
@@ -165,7 +165,7 @@ impl Reader<'_> {
         parsed
     }
 
-    fn patterns(&mut self, setting: &str) -> Vec<Pattern> {
+    fn patterns(&mut self, setting: &str) -> Vec<TopicPattern> {
         let Some(text) = self.text(setting) else { return Vec::new() };
         match patterns(&text) {
             Ok(patterns) => patterns,
@@ -201,7 +201,7 @@ impl Reader<'_> {
 }
 
 /// Patterns as they are typed: a list, or several separated by commas.
-fn patterns(text: &str) -> Result<Vec<Pattern>, String> {
+fn patterns(text: &str) -> Result<Vec<TopicPattern>, String> {
     let patterns = text.split(',').map(str::trim).filter(|pattern| !pattern.is_empty());
-    patterns.map(|pattern| Pattern::parse(pattern).map_err(|error| error.to_string())).collect()
+    patterns.map(|pattern| pattern.parse::<TopicPattern>().map_err(|error| error.to_string())).collect()
 }

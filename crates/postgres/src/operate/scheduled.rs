@@ -20,7 +20,7 @@ impl PostgresOperator {
         let statement = sqlx::query(sql)
             .persistent(false)
             .bind(filter.id)
-            .bind(filter.topic.as_deref())
+            .bind(filter.topic.as_ref().map(|topic| topic.like()))
             .bind((filter.limit > 0).then_some(i64::from(filter.limit)));
         let rows = call.rows(statement).await?;
         let messages = call.value(rows.iter().map(scheduled_message).collect())?;

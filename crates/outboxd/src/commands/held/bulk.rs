@@ -130,8 +130,12 @@ fn rehearsed(
     };
     Ok(output::answer(format, &answer, |answer| {
         let shown = answer.sample.len() as u64;
+        let follow = match kind {
+            BulkAction::Retry => " Those that wait behind another one are left to follow it.",
+            BulkAction::Discard => "",
+        };
         let mut text =
-            format!("{} would {} {matched} messages; nothing is changed.\n\n", "This", answer.action);
+            format!("This would {} {matched} messages; nothing is changed.{follow}\n\n", answer.action);
         text.push_str(&as_table(&answer.sample, 0));
         if shown < matched {
             text.push_str(&format!("\n\nThe oldest {shown} of {matched} are shown."));

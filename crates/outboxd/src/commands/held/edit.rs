@@ -4,7 +4,7 @@ use anyhow::{Context as _, anyhow};
 use outboxd_core::{HoldState, Routes};
 use outboxd_engine::{AuditedAction, HeldEdit, HeldFilter, HeldId, HeldMessage, Operate};
 
-use super::{acted, as_table, each, os_user};
+use super::{EDITED, EDITED_AND_RETRIED, acted, as_table, each, os_user};
 use crate::cli::EditArguments;
 use crate::failure::Failure;
 use crate::output;
@@ -33,7 +33,7 @@ pub(super) async fn edit(
     let action =
         AuditedAction { who: asked.who.unwrap_or_else(os_user), why: asked.reason.unwrap_or_default() };
     let outcome = each(&ids, async |id| operator.held_edit(id, &change, &action).await.map(drop)).await;
-    acted("edit", outcome, action, asked.output.output)
+    acted(if asked.retry { EDITED_AND_RETRIED } else { EDITED }, outcome, action, asked.output.output)
 }
 
 /// The messages that are meant. By filters, only those that can be edited: followers go after their head.
