@@ -98,7 +98,7 @@ async fn a_dry_run_returns_the_sql_that_does_it_and_changes_nothing() {
 async fn psql_applies_the_files_and_outboxd_accepts_them() {
     let database = Database::create().await;
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../migrations/postgres");
-    for file in ["0001_outbox.sql", "0002_delivery.sql"] {
+    for file in ["0001_outbox.sql", "0002_delivery.sql", "0003_trace.sql"] {
         let output = Command::new("psql")
             .args(["-X", "-1", "-q", "-v", "ON_ERROR_STOP=1", "-d", &database.url(), "-f"])
             .arg(directory.join(file))

@@ -11,12 +11,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::observe::{Event, beating};
-use crate::outbox::{Outbox, OutboxError, Term};
+use crate::outbox::{Outbox, OutboxError, Term, chain};
 use crate::pipeline::{End, Pipeline};
 use crate::publisher::Publisher;
 use crate::purge;
 use crate::relay::Relay;
 use crate::sweep;
+use crate::upkeep::{RewindReason, Rewound};
+use crate::window::Duplicates;
 
 /// How a term ended.
 #[derive(Debug)]
@@ -77,10 +79,12 @@ impl<O: Outbox, P: Publisher> Relay<O, P> {
                 &mut self.lasting,
                 (term, start),
             );
-            match Box::pin(pipeline.run(background, drain)).await {
+            let (end, again) = Box::pin(pipeline.run(background, drain)).await;
+            match end {
                 End::Drained => return TermEnd::Drained,
                 End::Lost(error) => return TermEnd::Lost(error),
                 End::Rewind { pause, renew } => {
+                    self.remember_rewind(term, pause, again).await;
                     if renew {
                         let observer = Arc::clone(&self.observer);
                         beating(&*observer, self.publisher.renew()).await;
@@ -100,6 +104,19 @@ impl<O: Outbox, P: Publisher> Relay<O, P> {
                     }
                 }
             }
+        }
+    }
+}
+
+impl<O: Outbox, P: Publisher> Relay<O, P> {
+    /// For people who ask later why a message is there twice; nothing depends on it.
+    async fn remember_rewind(&self, term: Term, pause: bool, again: Duplicates) {
+        let Some((first, last)) = again.span else { return };
+        let reason = if pause { RewindReason::Outage } else { RewindReason::TriedAlone };
+        let rewound = Rewound { reason, first, last, messages: again.messages };
+        if let Err(error) = beating(&*self.observer, self.outbox.remember_rewind(term, &rewound)).await {
+            tracing::debug!(target: "outboxd::lead", error = chain(&error), first = first.0, last = last.0,
+                "the database could not be told which messages may be published twice");
         }
     }
 }

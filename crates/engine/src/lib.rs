@@ -69,4 +69,4 @@ pub use outbox::{
 pub use publisher::{EnqueueError, Publisher, PublisherStats, Report, Token, TopicState};
 pub use rebase::{Rebase, RebaseFigures, RebasePlan};
 pub use relay::{Relay, RelayError};
-pub use upkeep::{Backlog, PurgeLimit, Purged, Stranded, Swept, Upkeep};
+pub use upkeep::{Backlog, PurgeLimit, Purged, RewindReason, Rewound, Stranded, Swept, Upkeep};

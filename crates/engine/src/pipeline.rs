@@ -26,7 +26,7 @@ use crate::outbox::{HeldSignal, Outbox, OutboxError, Release, Start, Term};
 use crate::publisher::{Publisher, PublisherStats, Report, Token, TopicState};
 use crate::read::{self, CaughtUp, ReadSettings, Readable};
 use crate::topics::Topics;
-use crate::window::{Meta, Window};
+use crate::window::{Duplicates, Meta, Window};
 
 /// How often the loop looks at its clocks.
 const TICK: Duration = Duration::from_millis(100);
@@ -206,7 +206,7 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
         mut self,
         background: &mut JoinSet<OutboxError>,
         drain: &CancellationToken,
-    ) -> End {
+    ) -> (End, Duplicates) {
         let mut reading = JoinSet::new();
         let mut pages =
             read::start(&mut reading, self.outbox, self.settled.clone(), self.read_settings(), self.observer);
@@ -214,10 +214,10 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
         reading.abort_all();
         self.lasting.frame = self.window.next_number();
         let again = self.window.possible_duplicates();
-        if again > 0 {
-            self.observer.observe(&Event::PossibleDuplicates { messages: again });
+        if again.messages > 0 {
+            self.observer.observe(&Event::PossibleDuplicates { messages: again.messages });
         }
-        end
+        (end, again)
     }
 
     async fn turn(

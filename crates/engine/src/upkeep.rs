@@ -69,6 +69,39 @@ pub struct Swept {
     pub lap_age: Duration,
 }
 
+/// Why a relay went back to the settled cursor within its term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RewindReason {
+    /// Kafka did not answer, or not in a way that says what it kept.
+    Outage,
+    /// A message failed in company and was to be tried alone.
+    TriedAlone,
+}
+
+impl RewindReason {
+    /// The word that is stored.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Outage => "outage",
+            Self::TriedAlone => "tried alone",
+        }
+    }
+}
+
+/// Messages that were perhaps published and will be published again within a term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rewound {
+    /// Why.
+    pub reason: RewindReason,
+    /// The first of them.
+    pub first: Seq,
+    /// The last of them.
+    pub last: Seq,
+    /// How many they are.
+    pub messages: u64,
+}
+
 /// The database that holds the outbox, as upkeep needs it.
 pub trait Upkeep: Send + Sync + 'static {
     /// Measures what is undelivered. Works for a standby too.
@@ -98,4 +131,14 @@ pub trait Upkeep: Send + Sync + 'static {
         rows: u32,
         routes: &Routes,
     ) -> impl Future<Output = Result<Swept, OutboxError>> + Send;
+
+    /// Keeps, for people, that messages may have been published twice within the term.
+    ///
+    /// # Errors
+    /// [`OutboxError::Unavailable`].
+    fn remember_rewind(
+        &self,
+        term: Term,
+        rewound: &Rewound,
+    ) -> impl Future<Output = Result<(), OutboxError>> + Send;
 }

@@ -62,7 +62,7 @@ enum Slot {
     Copying(bool),
     Scheduled(Scheduled),
     /// Failed in a way that is nobody's fault: it will be read again, so nothing from here on is settled.
-    Void,
+    Void(Seq),
     Settling,
 }
 
@@ -101,6 +101,24 @@ pub(crate) struct Batch {
     pub(crate) released: Vec<Seq>,
     pub(crate) scheduled: Vec<Scheduled>,
     pub(crate) dispatched: u64,
+}
+
+/// Messages that Kafka may hold although nothing says so in the database.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Duplicates {
+    pub(crate) messages: u64,
+    /// The first and the last of those that are known by name.
+    pub(crate) span: Option<(Seq, Seq)>,
+}
+
+impl Duplicates {
+    fn add(&mut self, seq: Option<Seq>) {
+        self.messages += 1;
+        if let Some(seq) = seq {
+            let (first, last) = self.span.unwrap_or((seq, seq));
+            self.span = Some((first.min(seq), last.max(seq)));
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -163,7 +181,7 @@ impl Window {
     /// The message was handed to the client.
     pub(crate) fn published(&mut self, token: Token, alone: bool) {
         if let Some(slot) = self.slot(token)
-            && let Slot::Open(meta) = std::mem::replace(slot, Slot::Void)
+            && let Slot::Open(meta) = std::mem::replace(slot, Slot::Settling)
         {
             *slot = Slot::Published(meta, alone);
             self.outstanding += 1;
@@ -173,8 +191,9 @@ impl Window {
     /// Takes the message that a report is about; whether it was alone. `None` for a report of an earlier life.
     pub(crate) fn reported(&mut self, token: Token) -> Option<(Meta, bool)> {
         let slot = self.slot(token)?;
-        match std::mem::replace(slot, Slot::Void) {
+        match std::mem::replace(slot, Slot::Settling) {
             Slot::Published(meta, alone) => {
+                *slot = Slot::Void(meta.seq);
                 self.outstanding -= 1;
                 Some((meta, alone))
             }
@@ -188,8 +207,11 @@ impl Window {
     /// Takes a message that has no verdict and is not published; it must be given one.
     pub(crate) fn take_open(&mut self, token: Token) -> Option<Meta> {
         let slot = self.slot(token)?;
-        match std::mem::replace(slot, Slot::Void) {
-            Slot::Open(meta) => Some(meta),
+        match std::mem::replace(slot, Slot::Settling) {
+            Slot::Open(meta) => {
+                *slot = Slot::Void(meta.seq);
+                Some(meta)
+            }
             other => {
                 *slot = other;
                 None
@@ -273,14 +295,18 @@ impl Window {
     }
 
     /// Messages that Kafka may hold although nothing says so in the database.
-    pub(crate) fn possible_duplicates(&self) -> u64 {
-        let unsettled = self.frames.iter().flat_map(|frame| &frame.slots).filter(|slot| match slot {
-            Slot::Published(..) | Slot::Dispatched { .. } | Slot::Void | Slot::Settling => true,
-            Slot::Copying(with_client) => *with_client,
-            Slot::Held { hold } => hold.dead_letter.is_some(),
-            Slot::Open(_) | Slot::Scheduled(_) => false,
-        });
-        unsettled.count() as u64
+    pub(crate) fn possible_duplicates(&self) -> Duplicates {
+        let mut duplicates = Duplicates::default();
+        for slot in self.frames.iter().flat_map(|frame| &frame.slots) {
+            match slot {
+                Slot::Published(meta, _) | Slot::Dispatched { meta, .. } => duplicates.add(Some(meta.seq)),
+                Slot::Void(seq) => duplicates.add(Some(*seq)),
+                Slot::Settling | Slot::Copying(true) => duplicates.add(None),
+                Slot::Held { hold } if hold.dead_letter.is_some() => duplicates.add(None),
+                Slot::Held { .. } | Slot::Copying(false) | Slot::Open(_) | Slot::Scheduled(_) => {}
+            }
+        }
+        duplicates
     }
 
     /// Whether a settle would have something to write.
@@ -381,7 +407,7 @@ impl Batch {
             }
             Slot::Held { hold } => self.holds.push(hold),
             Slot::Scheduled(scheduled) => self.scheduled.push(scheduled),
-            Slot::Open(_) | Slot::Published(..) | Slot::Copying(_) | Slot::Void | Slot::Settling => {}
+            Slot::Open(_) | Slot::Published(..) | Slot::Copying(_) | Slot::Void(_) | Slot::Settling => {}
         }
     }
 }

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use outboxd_core::{Fault, HoldReason, HoldState};
-use outboxd_engine::{Event, Observe, Outcome, PageLimit, Relay, RelayConfig, RelayError, Side};
+use outboxd_engine::{
+    Event, Observe, Outcome, PageLimit, Relay, RelayConfig, RelayError, RewindReason, Side,
+};
 use outboxd_testkit::scripted::{MemoryTable, ScriptedBroker, Written};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -330,6 +332,9 @@ async fn a_broken_producer_is_made_anew_and_only_costs_duplicates() {
     until("40 receipts", || table.receipts().len() == 40).await;
     assert_eq!(broker.first_copies("a"), payloads("a", 0..40));
     assert!(broker.renewals() >= 2, "one for the term, one for the producer that broke");
+    let rewinds = table.rewinds();
+    assert!(!rewinds.is_empty() && rewinds.iter().all(|rewound| rewound.reason == RewindReason::Outage));
+    assert!(rewinds[0].first.0 > 5 && rewinds[0].messages > 0, "{rewinds:?}");
     assert!(table.held().is_empty());
     relay.drained().await;
 }

@@ -4,7 +4,7 @@
 //! row keep it safe: every settle names both. The bump commits synchronously, and cursor and held keys are read after it.
 
 use outboxd_core::{CatchUp, Cursor, Seq, Snapshot};
-use outboxd_engine::{OutboxError, Start, Term, Trial};
+use outboxd_engine::{OutboxError, Rewound, Start, Term, Trial};
 use sqlx::postgres::PgRow;
 use sqlx::{Row, SqlSafeStr};
 use uuid::Uuid;
@@ -122,6 +122,20 @@ impl PostgresOutbox {
         let changed = call.execute(statement).await?;
         call.done();
         if changed == 1 { Ok(()) } else { Err(OutboxError::Fenced) }
+    }
+
+    pub(crate) async fn store_rewind(&self, term: Term, rewound: &Rewound) -> Result<(), OutboxError> {
+        let mut call = self.rest_session.call("remember what may be published twice").await?;
+        let statement = sqlx::query(self.sql.lead_rewind.clone())
+            .bind(term.epoch)
+            .bind(&self.config.relay)
+            .bind(rewound.reason.as_str())
+            .bind(rewound.first.0)
+            .bind(rewound.last.0)
+            .bind(i64::try_from(rewound.messages).unwrap_or(i64::MAX));
+        call.execute(statement).await?;
+        call.done();
+        Ok(())
     }
 
     /// The sessions that memory depends on are opened here and nowhere else within a term. One that was lost later must not come

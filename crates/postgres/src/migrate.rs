@@ -24,11 +24,11 @@ pub use self::series::INBOX_MIGRATIONS;
 use self::series::Series;
 
 /// The schema version that this relay was built for.
-pub const SCHEMA_VERSION: i32 = 2;
+pub const SCHEMA_VERSION: i32 = 3;
 
 /// The oldest schema version that this relay runs with. Once there is a release, the one that the release before installs, so that
-/// migrating and rolling out are two steps in either order; version 1 was never in a release.
-pub const SCHEMA_VERSION_MIN: i32 = 2;
+/// migrating and rolling out are two steps in either order; versions 1 and 2 were never in a release.
+pub const SCHEMA_VERSION_MIN: i32 = 3;
 
 /// The oldest server that has `xid8` and `pg_current_xact_id()`, as `server_version_num`.
 const SERVER_VERSION_MIN: i32 = 130_000;
@@ -48,7 +48,7 @@ pub struct Migration {
 }
 
 /// Every migration of the outbox, ascending.
-pub const MIGRATIONS: [Migration; 2] = [
+pub const MIGRATIONS: [Migration; 3] = [
     Migration {
         version: 1,
         name: "outbox",
@@ -59,6 +59,7 @@ pub const MIGRATIONS: [Migration; 2] = [
         name: "delivery",
         sql: include_str!("../../../migrations/postgres/0002_delivery.sql"),
     },
+    Migration { version: 3, name: "trace", sql: include_str!("../../../migrations/postgres/0003_trace.sql") },
 ];
 
 impl Migration {

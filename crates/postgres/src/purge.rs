@@ -30,6 +30,10 @@ impl PostgresOutbox {
             )
             .await?;
         call.execute(
+            sqlx::query(self.sql.purge_history.clone()).bind(rows).bind(micros(limit.keep_receipts)),
+        )
+        .await?;
+        call.execute(
             sqlx::query(self.sql.purge_cancelled.clone()).bind(rows).bind(micros(limit.keep_messages)),
         )
         .await?;

@@ -26,6 +26,7 @@ pub struct Statements {
     pub lead_end: SqlStr,
     pub lead_start: SqlStr,
     pub lead_kafka: SqlStr,
+    pub lead_rewind: SqlStr,
     pub read_page: SqlStr,
     pub durable_flushed: SqlStr,
     pub durable_force: SqlStr,
@@ -45,6 +46,7 @@ pub struct Statements {
     pub sweep_hold: SqlStr,
     pub sweep_move: SqlStr,
     pub purge_cancelled: SqlStr,
+    pub purge_history: SqlStr,
 }
 
 impl Statements {
@@ -61,6 +63,7 @@ impl Statements {
             lead_end: render(include_str!("sql/lead_end.sql"), schema),
             lead_start: render(include_str!("sql/lead_start.sql"), schema),
             lead_kafka: render(include_str!("sql/lead_kafka.sql"), schema),
+            lead_rewind: render(include_str!("sql/lead_rewind.sql"), schema),
             read_page: render(include_str!("sql/read_page.sql"), schema),
             durable_flushed: render(include_str!("sql/durable_flushed.sql"), schema),
             durable_force: render(include_str!("sql/durable_force.sql"), schema),
@@ -80,6 +83,7 @@ impl Statements {
             sweep_hold: render(include_str!("sql/sweep_hold.sql"), schema),
             sweep_move: render(include_str!("sql/sweep_move.sql"), schema),
             purge_cancelled: render(include_str!("sql/purge_cancelled.sql"), schema),
+            purge_history: render(include_str!("sql/purge_history.sql"), schema),
         }
     }
 }

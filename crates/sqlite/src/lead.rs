@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use outboxd_core::{Cursor, Seq, Snapshot};
-use outboxd_engine::{OutboxError, Start, Term, Trial};
+use outboxd_engine::{OutboxError, Rewound, Start, Term, Trial};
 use sqlx::{Connection, Row, SqliteConnection};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -97,6 +97,26 @@ impl SqliteOutbox {
         lent.finish(DOING, outcome)
     }
 
+    pub(crate) async fn store_rewind(&self, term: Term, rewound: &Rewound) -> Result<(), OutboxError> {
+        const DOING: &str = "remember what may be published twice";
+        let file = self.term_file()?;
+        let mut lent = self.rest_session.lend(&self.config, DOING, Some(&file)).await?;
+        let storing = async {
+            sqlx::query(include_str!("sql/rewind.sql"))
+                .bind(term.epoch)
+                .bind(&self.config.relay)
+                .bind(rewound.reason.as_str())
+                .bind(rewound.first.0)
+                .bind(rewound.last.0)
+                .bind(i64::try_from(rewound.messages).unwrap_or(i64::MAX))
+                .execute(lent.connection())
+                .await?;
+            Ok(())
+        };
+        let outcome = timeout(self.config.deadline, storing).await;
+        lent.finish(DOING, outcome)
+    }
+
     pub(crate) async fn give_back_lead(&self) {
         const DOING: &str = "give the lead back";
         let TermState { nonce, file } = self.term_state();
@@ -104,11 +124,8 @@ impl SqliteOutbox {
         if let Some(nonce) = nonce {
             let giving_back = async {
                 let mut lent = self.lead_session.lend(&self.config, DOING, file.as_ref()).await?;
-                let released = sqlx::query(include_str!("sql/step_down.sql"))
-                    .bind(nonce.to_string())
-                    .execute(lent.connection())
-                    .await;
-                lent.finish(DOING, Ok(released.map(drop).map_err(Failure::from)))
+                let released = step_down(lent.connection(), nonce).await;
+                lent.finish(DOING, Ok(released.map_err(Failure::from)))
             };
             match timeout(STEP_DOWN_DEADLINE, giving_back).await {
                 Ok(Ok(())) => {}
@@ -231,15 +248,38 @@ async fn bump_epoch(
 ) -> Result<Option<i64>, Failure> {
     sqlx::query("pragma synchronous = full").execute(&mut *connection).await?;
     let mut transaction = connection.begin_with("begin immediate").await?;
-    let epoch: Option<i64> = sqlx::query_scalar(include_str!("sql/lead.sql"))
+    let led = sqlx::query(include_str!("sql/lead.sql"))
         .bind(nonce.to_string())
         .bind(relay)
         .bind(lease.as_secs_f64())
         .fetch_optional(&mut *transaction)
         .await?;
+    let epoch = match led {
+        None => None,
+        Some(led) => {
+            let epoch: i64 = led.try_get("epoch")?;
+            sqlx::query(include_str!("sql/lead_term.sql"))
+                .bind(epoch)
+                .bind(relay)
+                .bind(led.try_get::<String, _>("led_at")?)
+                .bind(led.try_get::<i64, _>("high")?)
+                .execute(&mut *transaction)
+                .await?;
+            Some(epoch)
+        }
+    };
     transaction.commit().await?;
     sqlx::query("pragma synchronous = normal").execute(&mut *connection).await?;
     Ok(epoch)
+}
+
+/// Both in one transaction: a term that ended in order is one whose lease was given back.
+async fn step_down(connection: &mut SqliteConnection, nonce: Uuid) -> Result<(), sqlx::Error> {
+    let mut transaction = connection.begin_with("begin immediate").await?;
+    for statement in [include_str!("sql/step_down_term.sql"), include_str!("sql/step_down.sql")] {
+        sqlx::query(statement).bind(nonce.to_string()).execute(&mut *transaction).await?;
+    }
+    transaction.commit().await
 }
 
 async fn start(connection: &mut SqliteConnection, term: Term) -> Result<Start, Failure> {

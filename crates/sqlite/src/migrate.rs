@@ -19,10 +19,10 @@ pub use self::series::INBOX_MIGRATIONS;
 use self::series::Series;
 
 /// The schema version that this version of the relay was built for.
-pub const SCHEMA_VERSION: i32 = 2;
+pub const SCHEMA_VERSION: i32 = 3;
 
-/// The oldest schema version that it serves; version 1 was never in a release.
-pub const SCHEMA_VERSION_MIN: i32 = 2;
+/// The oldest schema version that it serves; versions 1 and 2 were never in a release.
+pub const SCHEMA_VERSION_MIN: i32 = 3;
 
 /// A numbered step of the schema of the outbox or the inbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,13 +36,14 @@ pub struct Migration {
 }
 
 /// Every migration of the outbox, in order.
-pub const MIGRATIONS: [Migration; 2] = [
+pub const MIGRATIONS: [Migration; 3] = [
     Migration { version: 1, name: "outbox", sql: include_str!("../../../migrations/sqlite/0001_outbox.sql") },
     Migration {
         version: 2,
         name: "delivery",
         sql: include_str!("../../../migrations/sqlite/0002_delivery.sql"),
     },
+    Migration { version: 3, name: "trace", sql: include_str!("../../../migrations/sqlite/0003_trace.sql") },
 ];
 
 impl Migration {

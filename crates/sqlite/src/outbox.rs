@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use outboxd_core::{Cursor, Routes};
 use outboxd_engine::{
     Backlog, DurabilityMark, HeldSignal, Outbox, OutboxError, PageLimit, PurgeLimit, Purged, ReadPage,
-    Release, ReleaseQuery, Settlement, Start, Swept, Term, Upkeep,
+    Release, ReleaseQuery, Rewound, Settlement, Start, Swept, Term, Upkeep,
 };
 use uuid::Uuid;
 
@@ -113,5 +113,9 @@ impl Upkeep for SqliteOutbox {
 
     async fn sweep(&self, term: Term, rows: u32, routes: &Routes) -> Result<Swept, OutboxError> {
         self.sweep_turn(term, rows, routes).await
+    }
+
+    async fn remember_rewind(&self, term: Term, rewound: &Rewound) -> Result<(), OutboxError> {
+        self.store_rewind(term, rewound).await
     }
 }

@@ -26,6 +26,7 @@ async fn purge(connection: &mut SqliteConnection, limit: PurgeLimit) -> Result<P
         .rows_affected();
     if messages > 0 {
         sqlx::query(include_str!("sql/purge_edits.sql")).execute(&mut *connection).await?;
+        sqlx::query(include_str!("sql/purge_hold_history.sql")).execute(&mut *connection).await?;
     }
     let receipts = sqlx::query(include_str!("sql/purge_receipts.sql"))
         .bind(limit.keep_receipts.as_secs_f64())
@@ -33,6 +34,13 @@ async fn purge(connection: &mut SqliteConnection, limit: PurgeLimit) -> Result<P
         .execute(&mut *connection)
         .await?
         .rows_affected();
+    for statement in [include_str!("sql/purge_terms.sql"), include_str!("sql/purge_rewinds.sql")] {
+        sqlx::query(statement)
+            .bind(limit.keep_receipts.as_secs_f64())
+            .bind(limit.rows)
+            .execute(&mut *connection)
+            .await?;
+    }
     sqlx::query(include_str!("sql/purge_cancelled.sql"))
         .bind(limit.keep_messages.as_secs_f64())
         .bind(limit.rows)

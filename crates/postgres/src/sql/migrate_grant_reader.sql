@@ -6,4 +6,9 @@ grant select (seq, xid, id, topic, partition, content_type, correlation_id, caus
 grant select on outbox.envelope, outbox.migration, outbox.cursor, outbox.receipt, outbox.held, outbox.held_action to reader_role;
 grant select on sequence outbox.message_seq_seq to reader_role;
 grant select on outbox.scheduled, outbox.cancelled, outbox.operation, outbox.sweep to reader_role;
+grant select on outbox.hold_history, outbox.rewind, outbox.term to reader_role;
+-- Everything but the key that a replay was asked for.
+grant select (replay, state, who, why, requested_at, seqs, correlation_id, topic, created_from, created_before, seq_first, seq_last,
+  to_topic, rate, total, pos, published, error, changed_at, changed_by)
+  on outbox.replay to reader_role;
 grant select (seq, edited, topic, partition, edited_at) on outbox.held_edit to reader_role;

@@ -14,3 +14,6 @@ grant select, insert, update, delete on outbox.cancelled to relay_role;
 grant select, insert, update, delete on outbox.held_edit to relay_role;
 grant select, insert on outbox.operation to relay_role;
 grant select, update on outbox.sweep to relay_role;
+grant select, insert, delete on outbox.hold_history, outbox.rewind to relay_role;
+grant select, insert, update, delete on outbox.term to relay_role;
+grant select, insert, update on outbox.replay to relay_role;

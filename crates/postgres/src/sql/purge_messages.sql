@@ -24,6 +24,8 @@ with cursor as materialized (
 ), edits as (
   -- Kept until now, so that people know what was sent.
   delete from outbox.held_edit e where e.seq in (select p.seq from purged p)
+), history as (
+  delete from outbox.hold_history h where h.seq in (select p.seq from purged p)
 )
 select count(*) as scanned, coalesce(bool_or(s.is_old), false) as any_old, max(s.seq) as last, (select count(*) from purged) as purged
 from scanned s

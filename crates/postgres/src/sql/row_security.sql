@@ -19,7 +19,8 @@ cross join lateral (
     and (p.polcmd in ('r', '*') or c.relname not in ('message', 'migration'))
 ) r
 where n.nspname = 'outbox'::name
-  and c.relname in ('message', 'cursor', 'held', 'held_action', 'held_edit', 'scheduled', 'cancelled', 'receipt', 'sweep', 'operation', 'migration')
+  and c.relname in ('message', 'cursor', 'held', 'held_action', 'held_edit', 'scheduled', 'cancelled', 'receipt', 'sweep', 'operation', 'hold_history',
+    'term', 'rewind', 'replay', 'migration')
   and pg_catalog.row_security_active(c.oid)
   and (r.restrictive is not null or not exists (
     select from policy p

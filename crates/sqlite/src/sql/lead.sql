@@ -9,4 +9,4 @@ set epoch = epoch + 1,
     kept_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now'),
     lease_until = strftime('%Y-%m-%dT%H:%M:%fZ', 'now', printf('+%.3f seconds', ?3))
 where (strftime('%Y-%m-%dT%H:%M:%fZ', 'now') >= kept_at and strftime('%Y-%m-%dT%H:%M:%fZ', 'now') < lease_until) is not true
-returning epoch
+returning epoch, led_at, high

@@ -195,7 +195,7 @@ pub async fn the_status_tells_leader_cursor_and_backlog<H: Operated>(harness: &H
     let operator = harness.operator();
     let fresh = operator.status().await.expect("status");
     assert!(!fresh.leader.alive && fresh.settled_at.is_none(), "{fresh:?}");
-    assert_eq!((fresh.backlog_messages, fresh.schema_version), (0, 2));
+    assert_eq!((fresh.backlog_messages, fresh.schema_version), (0, 3));
 
     let holding = Holding::new(harness, &[("orders", "a", Parked, 3)]).await;
     harness.commit(&Intent::several(2)).await;
