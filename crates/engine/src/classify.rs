@@ -31,11 +31,11 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             }
             let Some((meta, alone)) = self.window.reported(report.token) else { continue };
             self.alone = false;
-            self.caution.decided(meta.seq);
             let tried = self.tried.take();
             match report.result {
                 Ok(receipt) => {
                     acknowledged += 1;
+                    self.caution.decided(meta.seq);
                     let age = now.saturating_duration_since(meta.inserted_at);
                     self.observer.observe(&Event::Acknowledged { topic: meta.topic(), age });
                     if meta.attempts() > 0 {
@@ -79,6 +79,9 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         tracing::debug!(target: "outboxd::classify", seq = meta.seq.0, message_id = %meta.id,
             correlation_id = meta.correlation_id, topic = meta.topic(), key_hash = meta.key_hash.map(display),
             key = meta.key_shown.as_deref(), error = error.code, ?verdict, "attempt failed");
+        if !matches!(verdict, Verdict::Park(_)) {
+            self.caution.decided(meta.seq);
+        }
         let failure = Failure { meta, tried, error };
         let outcome = match verdict {
             Verdict::Outage | Verdict::OutageOfProducer => {

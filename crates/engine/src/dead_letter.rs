@@ -7,7 +7,7 @@
 //!
 //! Copies take no part in any key's order: they go out as soon as something is published, beside the messages.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use outboxd_core::record::{DeadLetter, dead_letter};
 use outboxd_core::{DeliveryError, Hold, Message, Receipt, Refusal, Verdict, classify};
@@ -15,6 +15,7 @@ use rand::RngExt;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
+use crate::caution::Pace;
 use crate::observe::Event;
 use crate::outbox::Outbox;
 use crate::pipeline::Pipeline;
@@ -31,19 +32,19 @@ pub(crate) struct Letter {
     /// By the database's clock.
     parked_at: OffsetDateTime,
     since: Instant,
-    /// It failed in company: with nothing else in flight now.
+    /// With nothing else in flight: it failed in company, or the run is cautious.
     alone: bool,
 }
 
 impl Letter {
-    pub(crate) fn new(meta: Meta, message: Message, hold: Hold) -> Self {
+    pub(crate) fn new(meta: Meta, message: Message, hold: Hold, alone: bool) -> Self {
         let since = Instant::now();
         // Its age, by the database's clock when it was read, counts from here.
         let from = message.deliver_after.map_or(message.created_at, |after| after.max(message.created_at));
         let age =
             time::Duration::try_from(since.saturating_duration_since(meta.inserted_at)).unwrap_or_default();
         let parked_at = from.checked_add(age).unwrap_or(from);
-        Self { meta, message, hold, parked_at, since, alone: false }
+        Self { meta, message, hold, parked_at, since, alone }
     }
 
     fn topic(&self) -> &str {
@@ -66,6 +67,23 @@ impl Copies {
     /// Whether nothing else may be published until the first copy is.
     pub(crate) fn wait_alone(&self) -> bool {
         self.waiting.front().is_some_and(|(_, letter)| letter.alone)
+    }
+
+    /// An outage has ended: what it cost in time is not the dead-letter topics' fault.
+    pub(crate) fn wait_anew(&mut self, now: Instant) {
+        for letter in self.waiting.iter_mut().map(|(_, letter)| letter).chain(self.published.values_mut()) {
+            letter.since = now;
+        }
+    }
+
+    /// Whether none waits and none is with the client.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.published.is_empty()
+    }
+
+    /// How many are with the client.
+    pub(crate) fn outstanding(&self) -> usize {
+        self.published.len()
     }
 
     /// The copy that a report is about.
@@ -124,11 +142,25 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                 return Handed::GivenUp(letter, refusal.to_string());
             }
         };
+        if letter.alone {
+            // Noted as an attempt of its message: whoever finds it knows that the message, or its copy, ended the process.
+            match self.caution.pace(letter.meta.seq, Some(1)) {
+                Pace::Never(_) => {
+                    self.caution.parked(letter.meta.seq);
+                    return Handed::GivenUp(letter, "a relay that publishes the copy ends".to_owned());
+                }
+                Pace::Alone { noted: false } => return Handed::Wait(letter),
+                Pace::Alone { noted: true } | Pace::Free => {}
+            }
+        }
         if self.window.outstanding() == 0 {
             self.heard_at = Instant::now();
         }
         match self.publisher.enqueue(token, record) {
             Ok(()) => {
+                if letter.alone {
+                    self.caution.handed_over(Instant::now());
+                }
                 self.alone = letter.alone;
                 self.window.copy_published(token);
                 self.copies.published.insert(token, letter);
@@ -189,10 +221,28 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         false
     }
 
+    /// Nothing but copies is with the client, so nobody else can say whether Kafka answers: it is asked about their topics. What it
+    /// answers ends an outage, and then overdue copies are given up.
+    pub(crate) fn ask_for_silent_copies(&mut self) {
+        if self.quiet.is_some() || self.look_up_at.is_some() {
+            return;
+        }
+        let topics: BTreeSet<String> =
+            self.copies.published.values().map(|letter| letter.topic().to_owned()).collect();
+        let asked = self.lasting.topics.ask_about(&topics, Instant::now());
+        self.look_up(&asked);
+    }
+
+    /// Whether all that is with the client are copies.
+    pub(crate) fn only_copies_are_out(&self) -> bool {
+        self.copies.outstanding() > 0 && self.copies.outstanding() == self.window.outstanding()
+    }
+
     /// Copies that are not acknowledged although Kafka answers: a dead-letter topic without a leader must not keep everything
     /// behind its message for ever.
     pub(crate) fn give_overdue_copies_up(&mut self) {
-        if self.quiet.is_some() || self.lasting.kafka_out_since.is_some() {
+        let is_out = self.lasting.kafka_out_since.is_some() || self.is_silent(Instant::now());
+        if self.quiet.is_some() || is_out {
             return;
         }
         let overdue = |letter: &Letter| letter.since.elapsed() > self.config.outage_after;
@@ -235,6 +285,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
     }
 
     fn settle_copied(&mut self, token: Token, meta: &Meta, hold: Hold) {
+        self.caution.decided(meta.seq);
         self.held_is_told(meta, &hold);
         self.window.copied(token, hold);
     }

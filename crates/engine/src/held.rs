@@ -57,18 +57,20 @@ impl HeldBook {
         self.decided = holds_unsettled > 0;
     }
 
-    /// Messages are released, or none; scheduled messages of these keys have become held ones.
-    pub(crate) fn released(&mut self, change: Option<&HeldChange>, promoted: &[KeyHash]) {
+    /// Messages are released, or none; scheduled messages of these keys have become held ones. Whether what is released is
+    /// counted: what is not must wait for the next round.
+    pub(crate) fn released(&mut self, change: Option<&HeldChange>, promoted: &[KeyHash]) -> bool {
         self.round = Round::Idle;
         self.stopped.clear();
         // Counts that lack a hold would free its key: then they come again with the next round.
         if let Some(change) = change.filter(|_| !self.decided) {
             self.count_again(&change.held, change.actions);
-        } else {
-            for key in promoted {
-                *self.busy.entry(*key).or_insert(0) += 1;
-            }
+            return true;
         }
+        for key in promoted {
+            *self.busy.entry(*key).or_insert(0) += 1;
+        }
+        change.is_none()
     }
 
     /// A released message is set aside again.

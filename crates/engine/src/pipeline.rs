@@ -358,7 +358,10 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
     fn tick(&mut self) {
         let now = Instant::now();
         self.observer.observe(&Event::Heartbeat);
-        self.caution.tick(now);
+        // The attempt of a message that is copied is not over when it was handed over itself.
+        if self.copies.is_empty() {
+            self.caution.tick(now);
+        }
         if self.lasting.page_read.load(Ordering::Relaxed) {
             self.lasting.database_answers(&**self.observer);
         }
@@ -367,9 +370,13 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
             bytes: self.window.bytes(),
             publisher: self.publisher.stats(),
         });
-        if self.window.outstanding() > 0
-            && now.saturating_duration_since(self.heard_at) > self.config.outage_after
-        {
+        let silent = self.is_silent(now);
+        if self.only_copies_are_out() {
+            // A dead-letter topic that is silent is no outage, and an outage ends although it is.
+            if silent || self.lasting.kafka_out_since.is_some() {
+                self.ask_for_silent_copies();
+            }
+        } else if silent {
             self.kafka_is_out("no broker has acknowledged anything");
         }
         if self.lasting.stranded.swap(false, Ordering::Acquire) {
@@ -384,6 +391,12 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
         }
     }
 
+    /// Kafka owes answers and has given none for a while.
+    pub(crate) fn is_silent(&self, now: Instant) -> bool {
+        self.window.outstanding() > 0
+            && now.saturating_duration_since(self.heard_at) > self.config.outage_after
+    }
+
     pub(crate) fn kafka_is_out(&mut self, why: &str) {
         if self.lasting.kafka_out_since.is_none() {
             self.lasting.kafka_out_since = Some(self.heard_at);
@@ -395,6 +408,7 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
     pub(crate) fn kafka_answers(&mut self) {
         self.heard_at = Instant::now();
         if let Some(since) = self.lasting.kafka_out_since.take() {
+            self.copies.wait_anew(self.heard_at);
             let lasted = self.heard_at.saturating_duration_since(since);
             tracing::info!(target: "outboxd::publish", lasted_s = lasted.as_secs_f64(), "kafka is available again");
             self.observer.observe(&Event::OutageEnded { side: Side::Kafka, lasted });

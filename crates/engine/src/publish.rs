@@ -187,7 +187,6 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
     pub(crate) fn set_aside(&mut self, token: Token, aside: Aside) {
         let Aside { meta, mut hold, message, counted } = aside;
         let parked = hold.state == HoldState::Parked;
-        self.caution.decided(hold.seq);
         if parked && meta.destination.route.on_refused == OnRefused::Skip {
             hold.key_hash = None;
         }
@@ -209,13 +208,16 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                     self.not_copied(&meta, "the dead-letter topic did not acknowledge it in time");
                 }
                 Some(message) => {
+                    // Its attempt is finished when the copy is: either may end the process.
+                    let alone = self.caution.is_cautious();
                     self.window.copying(token);
-                    self.copies.push(token, Letter::new(meta, message, hold));
+                    self.copies.push(token, Letter::new(meta, message, hold, alone));
                     return;
                 }
                 None => self.not_copied(&meta, "the message is not in memory any more"),
             }
         }
+        self.caution.decided(hold.seq);
         self.held_is_told(&meta, &hold);
         self.window.held(token, hold);
     }
@@ -275,7 +277,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                 }
                 TopicState::Writable(_) | TopicState::Held(_) => {
                     self.look_up_backoff.reset();
-                    if self.window.outstanding() == 0 {
+                    if self.window.outstanding() == 0 || self.only_copies_are_out() {
                         self.kafka_answers();
                     }
                 }

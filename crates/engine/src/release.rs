@@ -61,11 +61,15 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                 }
             }
             HeldAnswer::Release(Release { due, change, promoted }) => {
-                self.held.released(change.as_ref(), &promoted);
+                let counted = self.held.released(change.as_ref(), &promoted);
                 if due.is_empty() && promoted.is_empty() {
                     self.caution.held_is_quiet();
                 }
-                self.release(due);
+                if counted {
+                    self.release(due);
+                } else {
+                    self.held_at = Instant::now();
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What is known of topics: which can be written to, which are held, and when to ask again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -132,6 +132,14 @@ impl Topics {
         let unknown =
             self.entries.values_mut().filter(|entry| matches!(entry.known, Known::Nothing) && !entry.asking);
         unknown.map(Entry::ask).collect()
+    }
+
+    /// Those of these topics that were not asked for just now; marks them as asked.
+    pub(crate) fn ask_about(&mut self, topics: &BTreeSet<String>, now: Instant) -> Vec<String> {
+        let entries = self.entries.values_mut().filter(|entry| topics.contains(&*entry.name));
+        let old = entries
+            .filter(|entry| !entry.asking && now.saturating_duration_since(entry.checked_at) > BELIEVED_FOR);
+        old.map(Entry::ask).collect()
     }
 
     /// No answer is on its way: whoever waited for them is gone.

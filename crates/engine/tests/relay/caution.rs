@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use outboxd_core::{HoldReason, HoldState, Route, Routes, TopicPattern};
 use outboxd_engine::RelayConfig;
-use outboxd_testkit::scripted::{MemoryTable, ScriptedBroker};
+use outboxd_testkit::scripted::{MemoryTable, ScriptedBroker, Written};
 
 use super::{Running, config, numbered, payloads, until};
 
@@ -190,5 +190,28 @@ async fn a_message_that_ends_the_process_is_parked_without_a_copy_that_would_end
     assert!(ended <= 6, "{ended}");
     assert_eq!(table.held()[0].reason, HoldReason::CrashesRelay);
     assert!(broker.log().iter().all(|record| record.topic == "orders"));
+    relay.drained().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_ends_the_process_is_given_up_and_its_message_parked() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["dead"]));
+    let payload = "x".repeat(2_000);
+    broker.limit_topic("orders", 1_000);
+    broker.deadly(&payload);
+    table.commit(&[Written::keyed("orders", "a", &payload)]);
+    table.commit(&numbered("orders", "b", 0..50));
+    let all = || vec!["*".parse::<TopicPattern>().unwrap()];
+    let route = Route { topics: all(), dead_letter: Some("dead".to_owned()), ..Route::default() };
+    let config = RelayConfig { routes: Routes::new(all(), vec![route]), ..config() };
+    let (relay, ended) = restarted_with(&table, &broker, config, "everything is dealt with", || {
+        table.undispatched() == 0 && table.held().len() == 1
+    })
+    .await;
+    assert!(ended <= 6, "{ended}");
+    let held = table.held();
+    assert_eq!((held[0].reason, &held[0].dead_letter), (HoldReason::TooLarge, &None));
+    assert_eq!(broker.first_copies("b"), payloads("b", 0..50), "nobody else was taken for it");
+    until("the note is taken back", || table.trial().is_none()).await;
     relay.drained().await;
 }

@@ -180,6 +180,34 @@ async fn a_copy_that_is_not_acknowledged_keeps_nothing_back_for_ever() {
     assert_eq!((counts.dead_letter_failures, counts.outages), (1, 0), "{counts:?}");
 }
 
+/// D1, D4. Nothing else is in flight that could say whether Kafka answers: silence is an outage only if it does not.
+#[tokio::test(start_paused = true)]
+async fn a_silent_dead_letter_topic_is_no_outage_and_an_outage_gives_no_copy_up() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["dead"]));
+    broker.limit_topic("orders", LITTLE);
+    broker.silent_topic("dead", true);
+    let relay = Running::start_with(&table, &broker, with(dead_lettering()));
+    table.commit(&[large("orders", "a")]);
+    until("it is parked without its copy", || table.held().len() == 1).await;
+    assert_eq!((relay.counts().dead_letter_failures, relay.counts().outages), (1, 0));
+    table.commit(&numbered("orders", "b", 0..20));
+    until("the others are out", || table.receipts().len() == 20).await;
+
+    broker.silent_topic("dead", false);
+    broker.silent(true);
+    table.commit(&[large("orders", "c")]);
+    until("the copy is with the client", || table.undispatched() == 1).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    broker.unreachable(true);
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!((table.held().len(), relay.counts().dead_letter_failures), (1, 1), "an outage parks nothing");
+    broker.unreachable(false);
+    broker.silent(false);
+    until("it is parked and copied", || table.held().len() == 2).await;
+    assert!(table.held()[1].dead_letter.is_some());
+    relay.drained().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_dead_letter_topic_that_is_missing_or_refuses_the_copy_parks_without_one() {
     let (table, broker) = (MemoryTable::default(), ScriptedBroker::default());
