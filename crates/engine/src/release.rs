@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use outboxd_core::Message;
+use outboxd_core::{KeyHash, Message};
 use tokio::time::Instant;
 
 use crate::held::Round;
@@ -89,7 +89,12 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             if attempts > 0 && failed_before > ALONE_MAX {
                 continue;
             }
-            metas.push(self.meta(&mut message, now, Some((attempts, key_hash))));
+            let meta = self.meta(&mut message, now, Some((attempts, key_hash)));
+            if key_hash.is_some() && key_hash != KeyHash::of(&message) {
+                // It was held under another name: the routes were changed since. Newer messages of its key did not wait for it.
+                self.observer.observe(&Event::Overtaken);
+            }
+            metas.push(meta);
             bytes += Message::cost_bytes(&message);
             messages.push(message);
         }

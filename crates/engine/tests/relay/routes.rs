@@ -280,6 +280,31 @@ async fn a_hold_that_waits_for_its_copy_blocks_its_key_when_an_operator_acts() {
     relay.drained().await;
 }
 
+/// D3. What is held keeps the name that it was held under: newer messages of its key under another name do not wait for it.
+#[tokio::test(start_paused = true)]
+async fn what_was_held_before_a_topic_got_its_prefix_goes_beside_newer_messages_and_is_counted() {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::default());
+    table.commit(&numbered("orders", "a", 0..3));
+    let relay = Running::start_with(&table, &broker, with(route(&["*"])));
+    until("3 are held", || table.held().len() == 3).await;
+    assert_eq!(relay.drained().await.overtaken, 0);
+
+    broker.create_topic("v2.orders");
+    table.commit(&numbered("orders", "a", 3..6));
+    let prefixed = Route { topic_prefix: "v2.".to_owned(), ..route(&["*"]) };
+    let relay = Running::start_with(&table, &broker, with(prefixed));
+    until("all are out", || table.receipts().len() == 6).await;
+    let mut arrived = broker.payloads("v2.orders");
+    let positions = |of: &[&str]| {
+        let place = |payload: &&str| arrived.iter().position(|its| its == payload).unwrap();
+        of.iter().map(place).collect::<Vec<_>>()
+    };
+    assert!(positions(&["a0", "a1", "a2"]).is_sorted() && positions(&["a3", "a4", "a5"]).is_sorted());
+    arrived.sort();
+    assert_eq!(arrived, payloads("a", 0..6));
+    assert_eq!(relay.drained().await.overtaken, 3, "each of those that were held");
+}
+
 #[tokio::test(start_paused = true)]
 async fn everything_speaks_of_the_topic_at_kafka() {
     let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(&["staging.orders"]));

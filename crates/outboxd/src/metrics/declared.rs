@@ -118,7 +118,7 @@ pub(crate) const METRICS: &[Metric] = &[
     counter(
         "outboxd_overtaken_total",
         NONE,
-        "Refusals known only from a delivery report, so that later messages of the key may have been first.",
+        "Messages that later ones of their key may have overtaken: refusals known only from a delivery report, and messages that were held under another topic name.",
     ),
     counter(
         "outboxd_skipped_total",
