@@ -16,14 +16,14 @@ use tokio::task::JoinSet;
 use crate::support::{IN_FLIGHT, Place, SOON, emit_on};
 
 /// One address for whichever server is the primary, as a virtual IP or a DNS name would be.
-struct Address {
+pub(crate) struct Address {
     port: u16,
     primary: Arc<AtomicU16>,
     _tasks: JoinSet<()>,
 }
 
 impl Address {
-    async fn of(primary: u16) -> Self {
+    pub(crate) async fn of(primary: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let primary = Arc::new(AtomicU16::new(primary));
@@ -44,12 +44,17 @@ impl Address {
         Self { port, primary, _tasks: tasks }
     }
 
-    fn url(&self) -> String {
+    /// Whoever connects from now on reaches this server.
+    pub(crate) fn leads_to(&self, server: &Server) {
+        self.primary.store(server.port(), Ordering::Release);
+    }
+
+    pub(crate) fn url(&self) -> String {
         format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
     }
 }
 
-async fn replayed(standby: &Server) -> bool {
+pub(crate) async fn replayed(standby: &Server) -> bool {
     let mut connection = PgConnection::connect(&standby.url("postgres")).await.unwrap();
     sqlx::query_scalar("select pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()")
         .fetch_one(&mut connection)
@@ -82,7 +87,7 @@ async fn a_promoted_standby_loses_nothing_and_needs_no_operator() {
     .await;
     primary.kill_9().await.unwrap();
     standby.promote().await.unwrap();
-    address.primary.store(standby.port(), Ordering::Release);
+    address.leads_to(&standby);
     let writing = Workload::new(std::slice::from_ref(&place.topic), 6).start(&address.url()).await;
     relay
         .wait_until("the new primary is relayed", SOON, |m| m.sum("outboxd_dispatched_total", &[]) > 200.0)
@@ -112,7 +117,7 @@ async fn a_synchronous_standby_that_is_promoted_under_load_loses_and_invents_not
     relay.wait_until("some are dispatched", SOON, |m| m.sum("outboxd_dispatched_total", &[]) > 200.0).await;
     primary.kill_9().await.unwrap();
     standby.promote().await.unwrap();
-    address.primary.store(standby.port(), Ordering::Release);
+    address.leads_to(&standby);
     relay
         .wait_until("the new primary is relayed", SOON, |m| m.sum("outboxd_dispatched_total", &[]) > 600.0)
         .await;
@@ -148,7 +153,7 @@ async fn a_lagging_standby_that_is_promoted_loses_nothing_that_it_has() {
     checker::dealt_with(&primary.url("postgres"), SOON).await;
     primary.kill_9().await.unwrap();
     standby.promote().await.unwrap();
-    address.primary.store(standby.port(), Ordering::Release);
+    address.leads_to(&standby);
     let mut application = PgConnection::connect(&standby.url("postgres")).await.unwrap();
     for nth in 0..50 {
         emit_on(&mut application, &place.topic, "new", &format!("{{\"n\":{nth}}}")).await;
