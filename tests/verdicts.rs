@@ -437,6 +437,7 @@ async fn an_edited_message_is_published_as_the_operator_says_and_the_intent_stay
     emit_sized(&mut connection, &pair.bad, "a", 10).await;
     let moved = emit_sized(&mut connection, &pair.bad, "b", 60_000).await;
     emit_sized(&mut connection, &pair.bad, "b", 20).await;
+    let placed = emit_sized(&mut connection, &pair.bad, "c", 70_000).await;
     let mut relay = pair.setup.start().await;
     checker::dealt_with(&pair.database.url(), SOON).await;
     let payload = tempfile::NamedTempFile::new().unwrap();
@@ -461,7 +462,15 @@ async fn an_edited_message_is_published_as_the_operator_says_and_the_intent_stay
     let metrics = all_dispatched(&mut relay, 2).await;
     assert_eq!(dispatched(&metrics), 2.0);
     pair.setup.run_ok(&[&["held", "retry", &large_id][..], &because].concat()).await;
-    all_dispatched(&mut relay, 4).await;
+    let placed_id = placed.to_string();
+    for partition in ["2", "1"] {
+        let edit = ["held", "edit", &placed_id, "--partition", partition, "--payload-file", &file];
+        let sure = ["--yes-change-payload"];
+        pair.setup.run_ok(&[&edit[..], &sure, &because].concat()).await;
+        // The same bytes again are no change; another place is one.
+    }
+    pair.setup.run_ok(&[&["held", "retry", &placed_id][..], &because].concat()).await;
+    all_dispatched(&mut relay, 5).await;
 
     let records = kafka::read_all(&shared::kafka(), &pair.bad).await;
     let of_key: Vec<&kafka::Consumed> =
@@ -473,6 +482,12 @@ async fn an_edited_message_is_published_as_the_operator_says_and_the_intent_stay
     );
     assert_eq!(of_key[0].payload.as_deref(), Some(&b"mended"[..]));
     assert_eq!(of_key[0].header("mended"), Some("yes"));
+    let of_c: Vec<(Uuid, i32)> = records
+        .iter()
+        .filter(|record| record.key.as_deref() == Some(b"c"))
+        .map(|record| (record.id(), record.partition))
+        .collect();
+    assert_eq!(of_c, [(placed, 1)], "where the operator said, and no longer where its key is");
     let elsewhere = kafka::read_all(&shared::kafka(), &pair.good).await;
     assert_eq!(elsewhere.iter().map(kafka::Consumed::id).collect::<Vec<_>>(), [moved]);
     let intents: i64 =
@@ -480,7 +495,7 @@ async fn an_edited_message_is_published_as_the_operator_says_and_the_intent_stay
             .fetch_one(&mut connection)
             .await
             .unwrap();
-    assert_eq!(intents, 2, "the intents are what they were");
+    assert_eq!(intents, 3, "the intents are what they were");
     relay.expect_no_surprises(&[PARKED]);
 }
 
