@@ -71,7 +71,7 @@ async fn a_reader_sees_status_and_held_messages_but_cannot_act() {
     let reader = operator(&database.url_as(&reader));
     let status = reader.status().await.unwrap();
     assert!(status.database.starts_with("postgres 1"), "{}", status.database);
-    assert_eq!((status.schema_version, status.leader.alive, status.leader.epoch), (2, false, 0));
+    assert_eq!((status.schema_version, status.leader.alive, status.leader.epoch), (3, false, 0));
     assert!(status.cursor.starts_with("0@"), "{}", status.cursor);
     assert_eq!(
         status.held,
@@ -275,6 +275,7 @@ async fn the_preflight_finds_nothing_wrong_with_what_migrate_and_grants_made() {
             "schema version",
             "migrations",
             "migrations",
+            "migrations",
             "sequence",
             "system identifier",
             "cursor's snapshot",
@@ -395,7 +396,7 @@ const BROKEN: &[Broken] = &[
     Broken {
         by: "insert into outbox.migration (version, name) values (99, 'later')",
         check: "schema version",
-        says: "99; this relay serves 2 to 2",
+        says: "99; this relay serves 3 to 3",
         remedy: Remedy::Says("a later one"),
     },
     Broken {

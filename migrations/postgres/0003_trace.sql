@@ -132,6 +132,21 @@ alter table outbox.operation add constraint operation_kind_check
   check (kind in ('rebase', 'replay', 'replay pause', 'replay resume', 'replay cancel'));
 
 -- ---------------------------------------------------------------------------------------------------------------------
+-- Whether an operator has acted: a number that changes whenever one has. Operators' transactions may commit in another order than they
+-- took their numbers; the count of the last five thousand changes when one of them comes late. Cancelled messages were never held, so
+-- nobody has to count again for them.
+create index held_action_operator on outbox.held_action (action) where kind <> 'cancel';
+comment on index outbox.held_action_operator is 'Serves operator_actions.';
+create view outbox.operator_actions as
+  select coalesce(max(r.last), 0) * 8192 + count(r.action) as actions
+  from (
+    select t.action, m.last
+    from (select max(a.action) as last from outbox.held_action a where a.kind <> 'cancel') m
+    join outbox.held_action t on t.action > m.last - 5000 and t.kind <> 'cancel'
+  ) r;
+comment on view outbox.operator_actions is 'A number that changes whenever an operator has acted on held messages.';
+
+-- ---------------------------------------------------------------------------------------------------------------------
 -- Whoever had a part of the outbox has it still. The same grants as `outboxd migrate grants` gives.
 do $$
 declare
@@ -150,7 +165,8 @@ begin
       when 'relay' then array[
         'select, insert, delete on %1$s.hold_history, %1$s.rewind',
         'select, insert, update, delete on %1$s.term',
-        'select, insert, update on %1$s.replay']
+        'select, insert, update on %1$s.replay',
+        'select on %1$s.operator_actions']
       else array[
         'select on %1$s.hold_history, %1$s.rewind, %1$s.term',
         'select (replay, state, who, why, requested_at, seqs, correlation_id, topic, created_from, created_before, seq_first, seq_last, '

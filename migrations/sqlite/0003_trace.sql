@@ -31,6 +31,9 @@ end;
 -- Serves trace and held audit: what was done to a message.
 create index outbox_held_action_id on outbox_held_action (id);
 
+-- Serves the relay: has an operator acted since it looked. Cancelled messages were never held, so nobody has to count again for them.
+create index outbox_held_action_operator on outbox_held_action (action) where kind <> 'cancel';
+
 -- Who led, and from where. A term without ended_at that another one follows ended without a word: what it had published and not
 -- settled was published again.
 create table outbox_term (

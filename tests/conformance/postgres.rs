@@ -5,7 +5,7 @@ use std::time::Duration;
 use outboxd_core::{
     CatchUp, Cursor, Hold, HoldReason, HoldState, KeyHash, ReceiptEntry, Seq, Snapshot, receipts,
 };
-use outboxd_engine::{AuditedAction, HeldFilter, Operate, Outbox as _, PageLimit, Settlement};
+use outboxd_engine::{AuditedAction, HeldFilter, Operate, Outbox as _, PageLimit, ReleaseQuery, Settlement};
 use outboxd_postgres::{LEAD_LOCK, PostgresConfig, PostgresOperator, PostgresOutbox, SchemaName};
 use outboxd_testkit::conformance::{Audited, Harness, Intent, Operated};
 use outboxd_testkit::postgres::Database;
@@ -307,4 +307,56 @@ async fn a_message_that_is_being_discarded_while_its_failure_is_settled_does_not
     let (settled, ()) = tokio::join!(settle, commits);
     settled.unwrap();
     assert_eq!(harness.held().await, []);
+}
+
+/// D3. What an operator or the sweep puts among the held messages after they were counted is not released with them: its key would
+/// seem free.
+#[tokio::test]
+async fn what_comes_between_the_counts_and_the_due_messages_waits_for_the_next_round() {
+    let harness = PostgresHarness::create().await;
+    harness.commit(&[Intent::keyed("orders", "a", "one")]).await;
+    let relay = harness.relay();
+    let term = relay.lead().await.unwrap().unwrap();
+    let start = relay.start(term).await.unwrap();
+    let limit = PageLimit { messages: 10, bytes: 1 << 20 };
+    let page = relay.read(&start.cursor, limit).await.unwrap().page;
+    let settlement = Settlement {
+        term,
+        before: start.cursor.clone(),
+        after: page.cursor_after(),
+        receipts: Vec::new(),
+        receipts_out_of_order: Vec::new(),
+        holds: Vec::new(),
+        released: Vec::new(),
+        scheduled: Vec::new(),
+        trial: None,
+        proves_term: true,
+    };
+    relay.settle(settlement).await.unwrap();
+    let query = ReleaseQuery { term, topics_held: Vec::new(), unblocked: Vec::new(), limit };
+    let mut operator = harness.database.connect().await;
+    // Only the due messages are read with what was edited about them.
+    run(&mut operator, "begin; lock table outbox.held_edit in access exclusive mode").await.unwrap();
+    let acts = async {
+        wait_until(
+            &mut harness.database.connect().await,
+            "exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')",
+        )
+        .await;
+        run(
+            &mut operator,
+            "insert into outbox.held (seq, id, topic, key_hash, state, reason, due_at)
+               select seq, id, topic, 7, 'retry', 'stranded', now() - interval '1 minute' from outbox.message;
+             insert into outbox.held_action (kind, id, seq, topic, reason_held, who, why)
+               select 'sweep', id, seq, topic, 'stranded', 'relay', 'test' from outbox.message; commit",
+        )
+        .await
+        .unwrap();
+    };
+    let (release, ()) = tokio::join!(relay.due(&query, start.actions), acts);
+    let release = release.unwrap();
+    assert!(release.due.is_empty() && release.change.is_none(), "{release:?}");
+    let release = relay.due(&query, start.actions).await.unwrap();
+    let counted = release.change.expect("the counts come again").held;
+    assert_eq!((release.due.len(), counted.len(), counted[0].key_hash), (1, 1, KeyHash::from_i64(7)));
 }

@@ -190,14 +190,12 @@ impl PostgresOutbox {
     }
 
     /// Counts come before messages: a count that lacks a message which is then released would free its key too early. One
-    /// that is discarded in between is counted and does not come; its action has a later number, and the counts come again.
+    /// that is discarded in between is counted and does not come; its action has a later number, and the counts come again. One
+    /// that an operator or the sweep puts there in between is not counted: then nothing is released in this round.
     pub(crate) async fn held_due(&self, query: &ReleaseQuery, actions: i64) -> Result<Release, OutboxError> {
         let limit = i64::from(query.limit.messages.max(1));
         let promoted = self.promote_scheduled(query.term, limit).await?;
-        let mut call = self.rest_session.call("read due messages").await?;
-        let row = call.row(sqlx::query(self.sql.held_signal.clone()).bind(query.topics_held.clone())).await?;
-        let now: i64 = call.value(row.try_get("actions"))?;
-        call.done();
+        let now = self.operator_actions().await?;
         let change = if now == actions {
             None
         } else {
@@ -241,7 +239,18 @@ impl PostgresOutbox {
             self.memory().held.settled(Touched { keys: call.value(demoted)? });
         }
         call.done();
+        if !due.is_empty() && self.operator_actions().await? != now {
+            due.clear();
+        }
         Ok(Release { due, change, promoted })
+    }
+
+    async fn operator_actions(&self) -> Result<i64, OutboxError> {
+        let mut call = self.rest_session.call("read due messages").await?;
+        let row = call.row(sqlx::query(self.sql.held_actions.clone())).await?;
+        let actions = call.value(row.try_get("actions"))?;
+        call.done();
+        Ok(actions)
     }
 }
 

@@ -439,6 +439,7 @@ macro_rules! operator_conformance {
             deciding::retrying_many_makes_the_heads_due_and_leaves_their_followers,
             deciding::discarding_many_begins_with_the_newest_and_frees_what_is_left_of_a_key,
             deciding::an_edit_is_applied_when_the_message_is_published,
+            deciding::what_waits_for_its_topic_does_so_after_a_retry_and_can_be_sent_elsewhere,
             deciding::an_edit_of_the_topic_moves_the_message_to_another_key,
             deciding::an_edit_that_would_break_something_is_refused,
             deciding::an_edit_is_kept_as_long_as_its_intent,

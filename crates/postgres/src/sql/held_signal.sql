@@ -24,12 +24,4 @@ select
         (select true from outbox.held h where h.topic = t.topic and coalesce(h.state in ('retry', 'topic'), false) and h.due_at is null limit 1),
         false)
   ) as due,
-  -- Operators' transactions may commit in another order than they took their numbers: see lead_start.sql.
-  (
-    select coalesce(max(r.last), 0) * 128 + count(r.action)
-    from (
-      select t.action, m.last
-      from (select max(t.action) as last from outbox.held_action t) m
-      join outbox.held_action t on t.action > m.last - 100
-    ) r
-  ) as actions
+  (select a.actions from outbox.operator_actions a) as actions

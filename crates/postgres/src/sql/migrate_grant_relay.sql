@@ -17,3 +17,4 @@ grant select, update on outbox.sweep to relay_role;
 grant select, insert, delete on outbox.hold_history, outbox.rewind to relay_role;
 grant select, insert, update, delete on outbox.term to relay_role;
 grant select, insert, update on outbox.replay to relay_role;
+grant select on outbox.operator_actions to relay_role;

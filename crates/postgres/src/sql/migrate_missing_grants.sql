@@ -45,6 +45,7 @@ with needs(part, privilege, relation, columns) as (values
   ('relay', 'update', 'term', null),
   ('relay', 'delete', 'term', null),
   ('relay', 'select', 'replay', null),
+  ('relay', 'select', 'operator_actions', null),
   ('relay', 'insert', 'replay', null),
   ('relay', 'update', 'replay', null),
   ('reader', 'select', 'message', '{seq,xid,id,topic,partition,content_type,correlation_id,causation_id,traceparent,tracestate,created_at,deliver_after,idempotency_key}'),

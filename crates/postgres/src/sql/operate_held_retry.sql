@@ -12,7 +12,8 @@ with found as materialized (
   select h.id from target t join outbox.held h on h.key_hash = t.key_hash and h.seq < t.seq order by h.seq limit 1
 ), retried as (
   update outbox.held h
-  set state = 'retry', due_at = pg_catalog.clock_timestamp()
+  -- What waits for its topic goes on doing so: it must be possible to send it elsewhere.
+  set state = case when h.state = 'topic' then 'topic' else 'retry' end, due_at = pg_catalog.clock_timestamp()
   from target t
   where h.seq = t.seq and not exists (select from head)
   returning h.id, h.seq, h.topic, h.reason

@@ -22,7 +22,8 @@ with patience as materialized (
   for update
 ), retried as (
   update outbox.held h
-  set state = 'retry', due_at = clock_timestamp()
+  -- What waits for its topic goes on doing so: it must be possible to send it elsewhere.
+  set state = case when h.state = 'topic' then 'topic' else 'retry' end, due_at = clock_timestamp()
   from found f
   where h.seq = f.seq and not f.is_due
     and not exists (select from outbox.held e where e.key_hash = f.key_hash and e.seq < f.seq)

@@ -19,4 +19,4 @@ select
         where h.state in ('retry', 'topic') and h.topic = waiting.topic
           and h.due_at <= strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
   ) as due,
-  (select coalesce(max(action), 0) from outbox_held_action) as actions
+  (select coalesce(max(action), 0) from outbox_held_action where kind <> 'cancel') as actions

@@ -182,6 +182,24 @@ pub async fn an_edit_is_applied_when_the_message_is_published<H: Operated>(harne
     assert!(kept.contains("tenant") && !kept.contains("mended") && !kept.contains("\"42\""), "{kept}");
 }
 
+/// The remedy for a name that was mistyped is an edit, also for who has tried it once more before.
+pub async fn what_waits_for_its_topic_does_so_after_a_retry_and_can_be_sent_elsewhere<H: Operated>(
+    harness: &H,
+) {
+    let holding = Holding::new(harness, &[("ordres", "a", Topic, 0), ("ordres", "b", Topic, 0)]).await;
+    let operator = harness.operator();
+    let (one, two) = (holding.messages[0].id, holding.messages[1].id);
+    operator.held_retry(one, &action()).await.expect("retry");
+    assert_eq!(act_on_all(harness, BulkAction::Retry, &any(), 10).await, (2, 2));
+    let held = operator.held_list(&any()).await.expect("list");
+    assert!(held.iter().all(|held| held.state == Topic), "{held:?}");
+    assert_eq!(holding.due(&[], &[]).await, [0, 1]);
+    for id in [one, two] {
+        let edit = HeldEdit { topic: Some("orders".into()), ..HeldEdit::default() };
+        operator.held_edit(id.into(), &edit, &action()).await.expect("edit");
+    }
+}
+
 /// Its place in the order is another one, and what waited behind it is free.
 pub async fn an_edit_of_the_topic_moves_the_message_to_another_key<H: Operated>(harness: &H) {
     let holding = Holding::new(

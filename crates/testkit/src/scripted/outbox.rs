@@ -402,7 +402,6 @@ impl State {
         for (_, seq) in due {
             let Some(Scheduled { topic, key_hash, .. }) = self.scheduled.remove(&seq) else { continue };
             if self.cancelled.contains(&seq) {
-                self.actions += 1;
                 continue;
             }
             let (state, reason) = match key_hash {
