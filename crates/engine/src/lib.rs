@@ -17,6 +17,10 @@ pub mod rebase;
 
 pub mod receipts;
 
+pub mod verify;
+
+pub mod canary;
+
 pub mod observe;
 
 pub mod config;
@@ -57,6 +61,7 @@ mod sweep;
 
 mod drain;
 
+pub use canary::Canary;
 pub use config::RelayConfig;
 pub use observe::{Event, Observe, Outcome, Side};
 pub use operate::{
@@ -72,4 +77,5 @@ pub use publisher::{EnqueueError, Publisher, PublisherStats, Report, Token, Topi
 pub use rebase::{Rebase, RebaseFigures, RebasePlan};
 pub use receipts::{Landing, ReceiptRow, Receipts};
 pub use relay::{Relay, RelayError};
+pub use verify::{History, Rewind, TermSpan, Verify, Wanted};
 pub use upkeep::{Backlog, PurgeLimit, Purged, RewindReason, Rewound, Stranded, Swept, Upkeep};

@@ -19,7 +19,8 @@ use crate::connection::Connection;
 use crate::fault::{fault_of, name_of};
 use crate::properties::creation_reason;
 
-pub use places::{Absence, AtPlace, Bounds, PlaceReader, Span};
+pub use outboxd_core::verify::Absence;
+pub use places::{AtPlace, Bounds, PlaceReader, Span};
 
 /// Why nothing can be read.
 #[derive(Debug, thiserror::Error)]

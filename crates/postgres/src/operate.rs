@@ -18,6 +18,8 @@ mod scheduled;
 
 mod status;
 
+mod verify;
+
 use std::time::Duration;
 
 use outboxd_engine::operate::EditDone;

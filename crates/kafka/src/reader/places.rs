@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use outboxd_core::verify::Absence;
 use outboxd_core::{Fault, Receipt};
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use rdkafka::error::KafkaError;
@@ -51,17 +52,6 @@ pub enum AtPlace {
     Record(Box<ReadRecord>),
     /// Nothing.
     Nothing(Absence),
-}
-
-/// Why there is nothing at a place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Absence {
-    /// It is before the first offset that the partition still has: retention or an administrator deleted it.
-    BeforeStart,
-    /// It is behind the last record, or in a partition that does not exist: the topic was truncated or made anew.
-    BeyondEnd,
-    /// Others are before and behind it: compaction removed it, or something that is not Kafka's.
-    Gap,
 }
 
 impl Bounds {
