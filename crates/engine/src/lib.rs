@@ -77,5 +77,5 @@ pub use publisher::{EnqueueError, Publisher, PublisherStats, Report, Token, Topi
 pub use rebase::{Rebase, RebaseFigures, RebasePlan};
 pub use receipts::{Landing, ReceiptRow, Receipts};
 pub use relay::{Relay, RelayError};
-pub use verify::{History, Rewind, TermSpan, Verify, Wanted};
 pub use upkeep::{Backlog, PurgeLimit, Purged, RewindReason, Rewound, Stranded, Swept, Upkeep};
+pub use verify::{History, Rewind, TermSpan, Verify, Wanted};

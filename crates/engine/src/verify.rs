@@ -52,8 +52,10 @@ pub struct Rewind {
 }
 
 /// What is known of why messages were published more than once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct History {
+    /// The time now, by the database's clock.
+    pub now: OffsetDateTime,
     /// Terms, ascending; the newest ten thousand.
     pub terms: Vec<TermSpan>,
     /// Rewinds; the newest ten thousand.
@@ -184,6 +186,7 @@ mod tests {
     #[test]
     fn a_copy_is_explained_by_what_is_known_of_the_time_it_was_made() {
         let history = History {
+            now: at(1_000),
             terms: vec![term(1, 0, None), term(2, 100, Some(200)), term(3, 300, None)],
             rewinds: vec![Rewind { at: at(400), first: Seq(10), last: Seq(20) }],
             rebased_at: None,

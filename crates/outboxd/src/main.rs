@@ -25,6 +25,10 @@ mod http;
 
 mod adapters;
 
+mod verify;
+
+mod canary;
+
 mod run;
 
 mod commands;
@@ -87,6 +91,10 @@ fn obey(global: &Global, command: Command) -> Result<ExitCode, Failure> {
         Command::Rebase(asked) => {
             let config = load(None, Needs::DATABASE)?;
             wait(commands::rebase(Adapter::of(&config)?, asked))?;
+        }
+        Command::Verify(asked) => {
+            let config = load(None, Needs::BOTH)?;
+            wait(commands::verify(Adapter::of(&config)?, &config.kafka, asked))?;
         }
         Command::Scheduled(asked) => {
             let config = load(None, Needs::DATABASE)?;

@@ -51,8 +51,7 @@ impl Verify for SqliteOperator {
     async fn tried_again(&self, seqs: &[Seq]) -> Result<Vec<Seq>, OutboxError> {
         const DOING: &str = "read what was held";
         let mut lent = self.session.lend(&self.config, DOING, None).await?;
-        let asking =
-            sqlx::query_scalar(include_str!("sql/verify_tried.sql")).bind(json_array(seqs));
+        let asking = sqlx::query_scalar(include_str!("sql/verify_tried.sql")).bind(json_array(seqs));
         let asking = async { Ok(asking.fetch_all(lent.connection()).await?) };
         let outcome = timeout(self.config.deadline, asking).await;
         let found: Vec<i64> = lent.finish(DOING, outcome)?;
@@ -163,7 +162,7 @@ async fn history(connection: &mut SqliteConnection) -> Result<History, Failure> 
         });
     }
     let row = sqlx::query(include_str!("sql/verify_rebased.sql")).fetch_one(connection).await?;
-    Ok(History { terms, rewinds, rebased_at: timestamp(&row, "at")? })
+    Ok(History { now: when(&row, "now")?, terms, rewinds, rebased_at: timestamp(&row, "at")? })
 }
 
 fn when(row: &SqliteRow, column: &'static str) -> Result<OffsetDateTime, sqlx::Error> {

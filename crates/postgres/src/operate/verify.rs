@@ -57,8 +57,7 @@ impl Verify for PostgresOperator {
     async fn named(&self, ids: &[Uuid], above: Seq, upto: Seq) -> Result<Vec<(Uuid, Seq)>, OutboxError> {
         let mut call = self.session.call("look for ids").await?;
         let sql = render(include_str!("../sql/verify_named.sql"), &self.config.schema);
-        let rows =
-            call.rows(sqlx::query(sql).persistent(false).bind(ids).bind(above.0).bind(upto.0)).await?;
+        let rows = call.rows(sqlx::query(sql).persistent(false).bind(ids).bind(above.0).bind(upto.0)).await?;
         let pair = |row: &PgRow| Ok((row.try_get("id")?, Seq(row.try_get("seq")?)));
         let found = call.value(rows.iter().map(pair).collect())?;
         call.done();
@@ -88,8 +87,9 @@ impl Verify for PostgresOperator {
         let sql = render(include_str!("../sql/verify_rebased.sql"), schema);
         let row = call.row(sqlx::query(sql).persistent(false)).await?;
         let rebased_at = call.value(row.try_get("at"))?;
+        let now = call.value(row.try_get("now"))?;
         call.done();
-        Ok(History { terms, rewinds, rebased_at })
+        Ok(History { now, terms, rewinds, rebased_at })
     }
 }
 
