@@ -59,6 +59,10 @@ mod restore;
 
 mod sweep;
 
+mod verify;
+
+mod canary;
+
 mod leadership;
 
 mod tls;
