@@ -166,12 +166,24 @@ impl PlaceReader {
         round: &mut BTreeMap<i32, Span>,
         each: &mut impl FnMut(ReadRecord),
     ) -> Result<Round, ReadError> {
+        let read = |error: KafkaError| ReadError::Read(reason(&error));
         let mut assigned = TopicPartitionList::new();
         for span in round.values() {
-            let added = assigned.add_partition_offset(topic, span.partition, Offset::Offset(span.first));
-            added.map_err(|error| ReadError::Read(reason(&error)))?;
+            assigned.add_partition_offset(topic, span.partition, Offset::Offset(span.first)).map_err(read)?;
         }
-        self.consumer.assign(&assigned).map_err(|error| ReadError::Read(reason(&error)))?;
+        self.consumer.assign(&assigned).map_err(read)?;
+        let ended = self.receive(topic, round, each).await;
+        // A pause outlives an assignment; and nothing is fetched that nobody reads.
+        self.consumer.resume(&assigned).and_then(|()| self.consumer.unassign()).map_err(read)?;
+        ended
+    }
+
+    async fn receive(
+        &self,
+        topic: &str,
+        round: &mut BTreeMap<i32, Span>,
+        each: &mut impl FnMut(ReadRecord),
+    ) -> Result<Round, ReadError> {
         while !round.is_empty() {
             let Ok(received) = timeout(self.silent_after, self.consumer.recv()).await else {
                 let last = self.consumer.client().context().last_error();
