@@ -125,8 +125,12 @@ async fn a_run_over_what_was_delivered_finds_nothing_and_needs_the_readers_right
     relay.wait_until("one is parked", SOON, |m| m.sum("outboxd_parked_messages", &[]) == 1.0).await;
     let held = delivered.place.setup.run_json(&["held", "list", "--output", "json"]).await;
     let id = held[0]["id"].as_str().unwrap();
+    let mended = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(mended.path(), "mended").unwrap();
+    let file = mended.path().to_str().unwrap();
     let edit =
-        ["held", "edit", id, "--partition", "1", "--payload", "mended", "--retry", "--reason", "a test"];
+        ["held", "edit", id, "--partition", "1", "--payload-file", file, "--yes-change-payload", "--retry"];
+    let edit = [&edit[..], &["--reason", "a test"]].concat();
     delivered.place.setup.run_ok(&edit).await;
     relay.wait_until("it is dispatched", SOON, |m| m.sum("outboxd_dispatched_total", &[]) >= 5.0).await;
     checker::dealt_with(&delivered.place.url, SOON).await;

@@ -86,14 +86,14 @@ fn a_later_layer_decides_between_a_secret_and_its_file() {
 #[test]
 fn debug_output_of_a_configuration_holds_no_secret() {
     let environment = [
-        ("OUTBOXD__DATABASE__URL", "postgres://app:canary@db/shop"),
-        ("OUTBOXD__KAFKA__PROPERTIES__SASL_PASSWORD", "canary"),
-        ("OUTBOXD__KAFKA__PROPERTIES__SSL_KEY_PEM", "canary"),
+        ("OUTBOXD__DATABASE__URL", "postgres://app:hunter2@db/shop"),
+        ("OUTBOXD__KAFKA__PROPERTIES__SASL_PASSWORD", "hunter2"),
+        ("OUTBOXD__KAFKA__PROPERTIES__SSL_KEY_PEM", "hunter2"),
     ];
     let sources = sources(None, &environment, &[]);
     let config = Config::load(&sources, Needs::DATABASE).unwrap();
     let said = format!("{config:?} {sources:?} {:?}", RawConfig::read(&sources));
-    assert!(!said.contains("canary"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
 }
 
 #[test]
