@@ -5,7 +5,7 @@
 -- intents (busy_timeout has to be longer than that); between two indexes they go on.
 --
 -- With outboxd:  outboxd migrate trace-indexes     (away again: --drop; only show the SQL: --dry-run)
--- With sqlite3:  sqlite3 -bail app.db '.read trace_indexes.sql'
+-- With sqlite3:  sqlite3 -bail app.db '.read sqlite.sql'
 --
 -- An index of SQLite ends with the rowid, which is seq: all messages of one correlation are read in order.
 

@@ -6,7 +6,7 @@
 -- is paid for by every insert and used by no query, and this file alone does not repair it; outboxd does.
 --
 -- With outboxd:  outboxd migrate trace-indexes     (away again: --drop; only show the SQL: --dry-run)
--- With psql:     psql -v ON_ERROR_STOP=1 -f trace_indexes.sql       (without -1)
+-- With psql:     psql -v ON_ERROR_STOP=1 -f postgres.sql       (without -1)
 --
 -- seq stands last in each, so that all messages of one correlation are read in order, from either end, and no more of them than asked for.
 
