@@ -68,6 +68,10 @@ fn obey(global: &Global, command: Command) -> Result<ExitCode, Failure> {
             let config = load(asked.schema_or_default(), Needs::DATABASE)?;
             wait(commands::grants(Adapter::of(&config)?, &asked))?;
         }
+        Command::Migrate(Migrate { command: Some(MigrateCommand::TraceIndexes(asked)), .. }) => {
+            let config = load(asked.schema.as_deref(), Needs::DATABASE)?;
+            wait(commands::trace_indexes(Adapter::of(&config)?, &asked))?;
+        }
         Command::Migrate(asked) => {
             let config = load(asked.schema_or_default(), Needs::DATABASE)?;
             wait(commands::migrate(Adapter::of(&config)?, &asked))?;
