@@ -23,6 +23,8 @@ mod failpoint;
 
 mod http;
 
+mod admin;
+
 mod adapters;
 
 mod run;
