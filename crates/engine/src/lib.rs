@@ -15,6 +15,8 @@ pub mod operate;
 
 pub mod rebase;
 
+pub mod trace;
+
 pub mod observe;
 
 pub mod config;

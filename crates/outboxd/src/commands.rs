@@ -16,6 +16,8 @@ mod scheduled;
 
 mod status;
 
+mod trace;
+
 pub(crate) use check::check;
 pub(crate) use configuration::{check as config_check, show as config_show};
 pub(crate) use healthcheck::healthcheck;
@@ -24,3 +26,4 @@ pub(crate) use migrate::{grants, migrate};
 pub(crate) use rebase::rebase;
 pub(crate) use scheduled::scheduled;
 pub(crate) use status::status;
+pub(crate) use trace::trace;
