@@ -9,7 +9,7 @@ mod watch;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use outboxd_engine::trace::{self, Claims as _, Trace as _, TraceQuery, Traced};
+use outboxd_engine::trace::{self, Claims as _, TraceQuery, Traced};
 use outboxd_engine::{OutboxError, Receipts};
 use outboxd_kafka::KafkaConfig;
 use outboxd_postgres::{PostgresConfig, PostgresInbox, PostgresOperator, SchemaName};
@@ -17,7 +17,7 @@ use outboxd_sqlite::{SqliteConfig, SqliteInbox, SqliteOperator};
 use secrecy::ExposeSecret as _;
 
 use crate::adapters::Adapter;
-use crate::cli::{Asked, Format, Trace};
+use crate::cli::{Asked, Trace};
 use crate::config::Database;
 use crate::failure::Failure;
 use crate::output;
@@ -27,10 +27,7 @@ const WALK: Duration = Duration::from_secs(60);
 
 /// Says what happened to a message or a transaction.
 pub(crate) async fn trace(adapter: Adapter, kafka: &KafkaConfig, asked: &Trace) -> Result<(), Failure> {
-    let query = match asked.asked() {
-        Asked::Query(query) => query,
-        Asked::Record(place) => record::message_at(kafka, place, asked.limit).await?,
-    };
+    let query = query_of(asked.asked(), kafka, asked.limit).await?;
     let mut tracer = Tracer::new(with_time_to_walk(adapter));
     tracer.contents = asked.payload;
     for url in &asked.inbox_url {
@@ -42,6 +39,17 @@ pub(crate) async fn trace(adapter: Adapter, kafka: &KafkaConfig, asked: &Trace) 
     }
     let traced = tracer.answer(&query, &warn).await?;
     Ok(output::answer(format, &traced, table::text)?)
+}
+
+/// What to ask the outbox: of a record, its message, which Kafka tells.
+///
+/// # Errors
+/// [`Failure::usage`] if there is no such record, [`Failure::unavailable`] if no broker answers.
+pub(crate) async fn query_of(asked: Asked, kafka: &KafkaConfig, limit: u32) -> Result<TraceQuery, Failure> {
+    match asked {
+        Asked::Query(query) => Ok(query),
+        Asked::Record(place) => record::message_at(kafka, place, limit).await,
+    }
 }
 
 /// Says on standard error what keeps the answer waiting.

@@ -26,9 +26,7 @@ pub(super) async fn message_at(kafka: &KafkaConfig, place: Place, limit: u32) ->
             return Err(Failure::usage(anyhow!("there is no record at {place}: {why}")));
         }
     };
-    let header = record.headers.iter().find(|(name, _)| name == ID);
-    let id = header.and_then(|(_, value)| Uuid::try_parse_ascii(value.as_ref()?).ok());
-    let Some(id) = id else {
+    let Some(id) = record.header(ID).and_then(|id| Uuid::try_parse(id).ok()) else {
         return Err(Failure::usage(anyhow!(
             "the record at {place} has no header \"id\" with a message id: it was not published by outboxd"
         )));
