@@ -17,6 +17,8 @@ pub mod rebase;
 
 pub mod receipts;
 
+pub mod trace;
+
 pub mod observe;
 
 pub mod config;

@@ -28,9 +28,8 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use self::desk::Desk;
+pub(crate) use self::desk::Desk;
 use self::guard::Guard;
-use crate::adapters::Adapter;
 use crate::config::AdminSection;
 use crate::failure::Failure;
 
@@ -71,17 +70,17 @@ pub(crate) async fn listen(section: &AdminSection) -> Result<Option<TcpListener>
 pub(crate) async fn serve(
     listener: TcpListener,
     section: AdminSection,
-    adapter: Adapter,
+    desk: Desk,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    let desk = Arc::new(Desk::new(adapter));
+    let desk = Arc::new(desk);
     connections::serve(listener, &router(Guard::new(&section), Arc::clone(&desk)), &desk, stop).await;
     Ok(())
 }
 
 fn router(guard: Guard, desk: Arc<Desk>) -> Router {
     Router::new()
-        .route("/trace/{id}", get(trace::by_id))
+        .route("/trace/{*id}", get(trace::trace))
         .fallback(nowhere)
         .method_not_allowed_fallback(not_get)
         .layer(middleware::from_fn(in_time))

@@ -3,6 +3,8 @@
 
 mod held;
 
+mod trace;
+
 mod trace_indexes;
 
 use std::path::PathBuf;
@@ -14,6 +16,7 @@ use outboxd_core::TopicPattern;
 use uuid::Uuid;
 
 pub(crate) use held::{EditArguments, Held, HeldBulk, Meant};
+pub(crate) use trace::{Asked, Trace};
 pub(crate) use trace_indexes::TraceIndexesArguments;
 
 const EXAMPLES: &str = "\
@@ -26,6 +29,8 @@ Examples:
       relays until SIGTERM, with OUTBOXD__DATABASE__URL and OUTBOXD__KAFKA__BOOTSTRAP_SERVERS set
   outboxd held list
       shows what is set aside, and why
+  outboxd trace req-8f2e
+      says what happened to that request's messages
 
 Exit codes:
   0  done                     69  a dependency cannot be reached (never of `run`)
@@ -175,6 +180,15 @@ pub(crate) enum Command {
     /// Show leader, cursor, backlog and held messages
     #[command(after_help = STATUS_EXAMPLES)]
     Status(Output),
+    /// Say what happened to a message or a transaction, from the application's commit to the consumer
+    ///
+    /// ID is recognised: a UUID is a message id, or a correlation id; topic/partition@offset is a record in Kafka; 32 hexadecimal digits, or a
+    /// whole traceparent, are a trace id; anything else is an idempotency key or a correlation id. The flags say exactly which it is.
+    ///
+    /// Prints the timeline of each message, what caused what, where it landed, and of what is undelivered what it waits for. Changes
+    /// nothing, and works with the reader's role. Payloads are shown with --payload alone.
+    #[command(after_help = trace::EXAMPLES)]
+    Trace(Trace),
     /// Look at messages that were set aside, and decide about them
     #[command(subcommand, after_help = held::EXAMPLES)]
     Held(Held),

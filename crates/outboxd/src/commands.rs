@@ -16,6 +16,8 @@ mod scheduled;
 
 mod status;
 
+mod trace;
+
 mod trace_indexes;
 
 pub(crate) use check::check;
@@ -26,4 +28,5 @@ pub(crate) use migrate::{grants, migrate};
 pub(crate) use rebase::rebase;
 pub(crate) use scheduled::scheduled;
 pub(crate) use status::status;
+pub(crate) use trace::{Tracer, query_of, trace};
 pub(crate) use trace_indexes::trace_indexes;

@@ -86,6 +86,10 @@ fn obey(global: &Global, command: Command) -> Result<ExitCode, Failure> {
             let config = load(None, Needs::DATABASE)?;
             wait(commands::status(Adapter::of(&config)?, asked.output))?;
         }
+        Command::Trace(asked) => {
+            let config = load(None, if asked.needs_kafka() { Needs::BOTH } else { Needs::DATABASE })?;
+            wait(commands::trace(Adapter::of(&config)?, &config.kafka, &asked))?;
+        }
         Command::Held(asked) => {
             let config = load(None, Needs::DATABASE)?;
             wait(commands::held(Adapter::of(&config)?, &config.relay.routes, asked))?;

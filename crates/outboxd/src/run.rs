@@ -39,7 +39,10 @@ pub(crate) async fn run(config: Config, telemetry: &Telemetry) -> Result<ExitCod
     let metrics = Arc::new(Metrics::new(&config.instance, database, telemetry.dropped())?);
     let listener = http::listen(config.listen).await?;
     let admin = match config.admin {
-        Some(section) => admin::listen(&section).await?.map(|listener| (listener, section, adapter.clone())),
+        Some(section) => {
+            let desk = admin::Desk::new(adapter.clone(), config.kafka.clone());
+            admin::listen(&section).await?.map(|listener| (listener, section, desk))
+        }
         None => None,
     };
     let publisher = KafkaPublisher::new(config.kafka).map_err(Failure::config)?;
@@ -66,8 +69,8 @@ pub(crate) async fn run(config: Config, telemetry: &Telemetry) -> Result<ExitCod
         http::Sources { metrics: Arc::clone(&metrics), standing: Arc::clone(&standing) },
         stop.clone(),
     )]);
-    if let Some((listener, section, adapter)) = admin {
-        servers.spawn(admin::serve(listener, section, adapter, stop.clone()));
+    if let Some((listener, section, desk)) = admin {
+        servers.spawn(admin::serve(listener, section, desk, stop.clone()));
     }
     attend(relay, servers, Attendance { signals, metrics, standing, drain, stop }).await
 }

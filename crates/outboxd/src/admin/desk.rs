@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
-use outboxd_postgres::PostgresOperator;
-use outboxd_sqlite::SqliteOperator;
+use outboxd_kafka::KafkaConfig;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use super::refuse;
 use crate::adapters::Adapter;
+use crate::commands::Tracer;
 
 /// Requests that are let through to the session: one that uses it, and one that is next.
 const TURNS: usize = 2;
@@ -23,56 +23,48 @@ const WAIT_AT_MOST: Duration = Duration::from_secs(2);
 /// A session that nobody has used for so long is closed.
 const REST_AFTER: Duration = Duration::from_secs(10);
 
-/// Whoever answers, over whichever database it is. Connects when first asked something.
+/// What requests are answered from.
 #[derive(Debug)]
-pub(super) enum Operator {
-    Postgres(Box<PostgresOperator>),
-    Sqlite(SqliteOperator),
-}
-
-#[derive(Debug)]
-pub(super) struct Desk {
+pub(crate) struct Desk {
     adapter: Adapter,
+    kafka: KafkaConfig,
     turns: Semaphore,
     /// With the time when it was asked last. Dropping it closes its connection.
-    operator: Mutex<Option<(Arc<Operator>, Instant)>>,
+    tracer: Mutex<Option<(Arc<Tracer>, Instant)>>,
 }
 
 impl Desk {
-    pub(super) fn new(adapter: Adapter) -> Self {
-        Self { adapter, turns: Semaphore::new(TURNS), operator: Mutex::new(None) }
+    pub(crate) fn new(adapter: Adapter, kafka: KafkaConfig) -> Self {
+        Self { adapter, kafka, turns: Semaphore::new(TURNS), tracer: Mutex::new(None) }
     }
 
-    /// Does the work when its turn comes, or answers that it did not come.
-    pub(super) async fn ask<T>(&self, work: impl AsyncFnOnce(&Operator) -> T) -> Result<T, Response> {
+    /// Does the work when its turn comes, or answers that it did not come. A record is read with Kafka's configuration.
+    pub(super) async fn ask<T>(
+        &self,
+        work: impl AsyncFnOnce(&Tracer, &KafkaConfig) -> T,
+    ) -> Result<T, Response> {
         let Ok(Ok(_turn)) = timeout(WAIT_AT_MOST, self.turns.acquire()).await else {
             return Err(busy("others are being answered"));
         };
-        let operator = self.operator();
-        let done = work(&operator).await;
+        let tracer = self.tracer();
+        let done = work(&tracer, &self.kafka).await;
         // What was used until now is idle from now on.
-        self.operator();
+        self.tracer();
         Ok(done)
     }
 
-    fn operator(&self) -> Arc<Operator> {
-        let mut slot = self.operator.lock().unwrap_or_else(PoisonError::into_inner);
-        let operator = match slot.take() {
-            Some((operator, _)) => operator,
-            None => Arc::new(match &self.adapter {
-                Adapter::Postgres(config) => {
-                    Operator::Postgres(Box::new(PostgresOperator::new((**config).clone())))
-                }
-                Adapter::Sqlite(config) => Operator::Sqlite(SqliteOperator::new(config.clone())),
-            }),
-        };
-        *slot = Some((Arc::clone(&operator), Instant::now()));
-        operator
+    /// Connects when first asked something.
+    fn tracer(&self) -> Arc<Tracer> {
+        let mut slot = self.tracer.lock().unwrap_or_else(PoisonError::into_inner);
+        let tracer =
+            slot.take().map_or_else(|| Arc::new(Tracer::new(self.adapter.clone())), |(tracer, _)| tracer);
+        *slot = Some((Arc::clone(&tracer), Instant::now()));
+        tracer
     }
 
     /// Closes the session if nobody needs it.
     pub(super) fn rest(&self) {
-        let mut slot = self.operator.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.tracer.lock().unwrap_or_else(PoisonError::into_inner);
         if slot.as_ref().is_some_and(|(_, asked)| asked.elapsed() >= REST_AFTER) {
             *slot = None;
         }
