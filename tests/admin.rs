@@ -5,6 +5,7 @@ use std::time::Duration;
 use outboxd_testkit::postgres::{self, Database, Mode};
 use outboxd_testkit::relay::{Relay, Setup, eventually};
 use serde_json::Value;
+use sqlx::{Connection as _, SqliteConnection};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -90,6 +91,65 @@ async fn leading(configure: impl FnOnce(Setup) -> Setup) -> (Database, Setup, Re
     relay.leads(SOON).await;
     let address = relay.admin().await;
     (database, setup, relay, address)
+}
+
+#[tokio::test]
+async fn leader_and_standby_answer_what_the_command_prints_and_no_payload() {
+    let (_database, setup, leader, address) = leading(|setup| setup).await;
+    let mut standby = setup.start().await;
+    standby.wait_until("it stands by", SOON, |metrics| metrics.has("outboxd_leader")).await;
+    let standing_by = standby.admin().await;
+    // The time of the answer is its own.
+    let timeless = |mut answer: Value| {
+        answer["at"] = Value::Null;
+        answer
+    };
+    for (parameters, arguments) in [
+        (format!("{ID}"), vec![ID]),
+        ("req-1".to_owned(), vec!["req-1"]),
+        (format!("{ID}?by=message_id"), vec!["--message-id", ID]),
+        ("req-1?by=correlation_id&limit=3".to_owned(), vec!["--correlation-id", "req-1", "--limit", "3"]),
+        ("k3y-canary?by=key&topic=orders".to_owned(), vec!["--key", "k3y-canary", "--topic", "orders"]),
+        ("nobody".to_owned(), vec!["nobody"]),
+    ] {
+        let printed =
+            timeless(setup.run_json(&[vec!["trace", "--output", "json"], arguments].concat()).await);
+        for address in [&address, &standing_by] {
+            let answer = get(address, &format!("/trace/{parameters}"), &[]).await;
+            assert_eq!(answer.code, 200, "{answer:?}");
+            assert!(!answer.body.to_string().contains("p4yload"), "{answer:?}");
+            assert_eq!(timeless(answer.body), printed, "{parameters}");
+        }
+    }
+    let answer = get(&address, &format!("/trace/{ID}"), &[]).await;
+    assert_eq!(answer.body["messages"][0]["correlation_id"], "req-1", "{answer:?}");
+    for wrong in ["x?payload=true", "x?by=xid", "x?by=nothing", "x?limit=0", "x?topic=orders"] {
+        get(&address, &format!("/trace/{wrong}"), &[]).await.assert_refused(400, "the parameters are");
+    }
+    // A record is Kafka's to show, and nobody is there.
+    get(&address, "/trace/orders/0@17", &[]).await.assert_refused(503, "");
+    for relay in [leader, standby] {
+        relay.expect_no_surprises(&["kafka", "Kafka"]);
+    }
+}
+
+#[tokio::test]
+async fn a_relay_of_a_file_answers_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", directory.path().join("shop.db").display());
+    let setup = Setup::new(BINARY, &url, NOBODY);
+    setup.run_ok(&["migrate"]).await;
+    let mut database = SqliteConnection::connect(&url).await.unwrap();
+    sqlx::query(
+        "insert into outbox_message (topic, payload, correlation_id) values ('orders', 'p4yload', 'req-1')",
+    )
+    .execute(&mut database)
+    .await
+    .unwrap();
+    let relay = setup.start().await;
+    let answer = get(&relay.admin().await, "/trace/req-1", &[]).await;
+    assert_eq!((answer.code, &answer.body["messages"][0]["topic"]), (200, &"orders".into()), "{answer:?}");
+    assert!(!answer.body.to_string().contains("p4yload"), "{answer:?}");
 }
 
 #[tokio::test]
@@ -212,7 +272,7 @@ async fn clients_that_send_nothing_keep_nobody_waiting_for_long_and_are_cut_off(
 #[tokio::test]
 async fn a_server_that_is_down_or_silent_is_told_and_the_relay_goes_on() {
     let mut server = postgres::Server::start(postgres::Options::default()).await.unwrap();
-    let setup = Setup::new(BINARY, &server.url("postgres"), NOBODY).set("relay.lead_session_ms", 4_000);
+    let setup = Setup::new(BINARY, &server.url("postgres"), NOBODY);
     setup.run_ok(&["migrate"]).await;
     let mut relay = setup.start().await;
     relay.leads(SOON).await;
@@ -232,7 +292,7 @@ async fn a_server_that_is_down_or_silent_is_told_and_the_relay_goes_on() {
         answer.assert_refused(503, "ask again");
     }
     let told = answers.iter().filter(|answer| answer.head.contains("retry-after: ")).count();
-    assert!(told >= 4, "{answers:?}");
+    assert_eq!(told, 4, "{answers:?}");
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     assert_eq!(relay.get("/livez").await.unwrap().0, 200, "the loop moves");
     server.resume().unwrap();

@@ -18,12 +18,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -90,8 +90,9 @@ fn router(guard: Guard, desk: Arc<Desk>) -> Router {
 }
 
 /// An answer that is none, and what to do about it.
-fn refuse(code: StatusCode, error: impl Into<String>, remedy: impl Into<String>) -> Response {
-    (code, Json(json!({ "error": error.into(), "remedy": remedy.into() }))).into_response()
+fn refuse(code: StatusCode, error: &str, remedy: &str) -> Response {
+    let said = json!({ "error": error, "remedy": remedy });
+    (code, [(header::CONTENT_TYPE, "application/json")], format!("{said:#}\n")).into_response()
 }
 
 async fn nowhere() -> Response {

@@ -127,12 +127,12 @@ fn failed(trouble: &Trouble) -> Response {
             "ask for the id of a message, or for another record",
         ),
         Trouble::Record(failure) => {
-            refuse(UNAVAILABLE, failure.to_string(), "ask again when Kafka answers (`outboxd check`)")
+            refuse(UNAVAILABLE, &failure.to_string(), "ask again when Kafka answers (`outboxd check`)")
         }
         Trouble::Outbox(OutboxError::Refused { finding, remedy }) => refuse(UNAVAILABLE, finding, remedy),
         Trouble::Outbox(error @ (OutboxError::Unavailable { .. } | OutboxError::Fenced)) => refuse(
             UNAVAILABLE,
-            outboxd_engine::chain(error),
+            &outboxd_engine::chain(error),
             "ask again when the database answers (`outboxd check`)",
         ),
     }
