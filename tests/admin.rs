@@ -105,7 +105,7 @@ async fn leader_and_standby_answer_what_the_command_prints_and_no_payload() {
         answer
     };
     for (parameters, arguments) in [
-        (format!("{ID}"), vec![ID]),
+        (ID.to_owned(), vec![ID]),
         ("req-1".to_owned(), vec!["req-1"]),
         (format!("{ID}?by=message_id"), vec!["--message-id", ID]),
         ("req-1?by=correlation_id&limit=3".to_owned(), vec!["--correlation-id", "req-1", "--limit", "3"]),

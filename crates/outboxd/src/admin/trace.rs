@@ -123,7 +123,7 @@ fn failed(trouble: &Trouble) -> Response {
     match trouble {
         Trouble::Record(failure) if failure.is_usage() => refuse(
             StatusCode::NOT_FOUND,
-            failure.to_string(),
+            &failure.to_string(),
             "ask for the id of a message, or for another record",
         ),
         Trouble::Record(failure) => {
