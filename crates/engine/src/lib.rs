@@ -15,6 +15,8 @@ pub mod operate;
 
 pub mod rebase;
 
+pub mod receipts;
+
 pub mod trace;
 
 pub mod observe;
@@ -70,5 +72,6 @@ pub use outbox::{
 };
 pub use publisher::{EnqueueError, Publisher, PublisherStats, Report, Token, TopicState};
 pub use rebase::{Rebase, RebaseFigures, RebasePlan};
+pub use receipts::{Landing, ReceiptRow, Receipts};
 pub use relay::{Relay, RelayError};
 pub use upkeep::{Backlog, PurgeLimit, Purged, RewindReason, Rewound, Stranded, Swept, Upkeep};

@@ -10,6 +10,8 @@ mod held;
 
 mod rebase;
 
+mod receipts;
+
 mod edit;
 
 mod scheduled;

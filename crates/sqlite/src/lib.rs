@@ -51,6 +51,8 @@ mod operator;
 
 mod rebase;
 
+mod receipts;
+
 mod edit;
 
 mod check;
