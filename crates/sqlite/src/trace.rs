@@ -125,9 +125,7 @@ async fn find(connection: &mut SqliteConnection, by: &By, limit: u32) -> Result<
         By::Ids(ids) => {
             sqlx::query(include_str!("sql/trace_by_id.sql")).bind(array(&every_form(ids))).bind(limit)
         }
-        By::Correlation(id) => {
-            sqlx::query(include_str!("sql/trace_by_correlation.sql")).bind(id).bind(limit)
-        }
+        By::Correlation(id) => sqlx::query(include_str!("sql/trace_by_correlation.sql")).bind(id).bind(limit),
         By::Causation(ids) => {
             sqlx::query(include_str!("sql/trace_by_causation.sql")).bind(array(ids)).bind(limit)
         }

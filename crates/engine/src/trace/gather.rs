@@ -6,9 +6,7 @@ use outboxd_core::Seq;
 use time::Duration;
 use uuid::Uuid;
 
-use super::{
-    By, Claim, Contents, Fact, Intent, Landed, Place, ReplayAsked, Standing, Trace, Transactions,
-};
+use super::{By, Claim, Contents, Fact, Intent, Landed, Place, ReplayAsked, Standing, Trace, Transactions};
 use crate::outbox::OutboxError;
 use crate::receipts::{Landing, Receipts};
 
@@ -234,11 +232,8 @@ pub async fn gather<T: Trace + Receipts>(
     replays.dedup();
     let replays = if replays.is_empty() { Vec::new() } else { outbox.trace_replays(&replays).await? };
     let xid = query.by.iter().find_map(|by| if let By::Xid(xid) = by { Some(*xid) } else { None });
-    let transactions = if nothing || xid.is_some() {
-        Some((xid, outbox.trace_transactions(xid).await?))
-    } else {
-        None
-    };
+    let transactions =
+        if nothing || xid.is_some() { Some((xid, outbox.trace_transactions(xid).await?)) } else { None };
     Ok(Gathered {
         asked: query.asked.clone(),
         standing,

@@ -172,10 +172,11 @@ impl About {
         }
         let dealt_with = self.place.as_ref().is_some_and(|place| place.dealt_with);
         if self.waiting.is_some() || !dealt_with {
-            let cancelled = self.cancelled.as_ref();
-            if let Some(waits) = waits::scheduled(intent, self.waiting.as_ref(), cancelled, standing) {
-                let state = if cancelled.is_some() { TracedState::Cancelled } else { TracedState::Scheduled };
-                return (state, Some(waits));
+            if self.cancelled.is_some() {
+                return (TracedState::Cancelled, None);
+            }
+            if let Some(waits) = waits::scheduled(intent, self.waiting.as_ref(), standing) {
+                return (TracedState::Scheduled, Some(waits));
             }
             return (TracedState::Backlog, Some(waits::backlog(intent, self.place.as_ref(), standing)));
         }
@@ -236,7 +237,11 @@ fn timeline(intent: &Intent, about: &About, around: &Around, claims: &[super::Cl
         steps.add(waiting.scheduled_at, StepKind::Scheduled, format!("the relay set it aside until {until}"));
     }
     if let Some(TakenBack { cancelled_at, who, why, .. }) = &about.cancelled {
-        steps.add(*cancelled_at, StepKind::TakenBack, format!("taken back by {who}: {why}"));
+        steps.add(
+            *cancelled_at,
+            StepKind::TakenBack,
+            format!("taken back by {who}: {why}; it is not delivered when its time comes"),
+        );
     }
     for held in &about.was_held {
         let parked = held.state == HoldState::Parked;
@@ -276,10 +281,15 @@ fn timeline(intent: &Intent, about: &About, around: &Around, claims: &[super::Cl
             (Some(topic), Some(partition), Some(offset)) => format!(" ({topic}[{partition}]@{offset})"),
             _ => String::new(),
         };
-        steps.add(claim.claimed_at, StepKind::Claimed, format!("claimed by consumer {}{place}", claim.consumer));
+        steps.add(
+            claim.claimed_at,
+            StepKind::Claimed,
+            format!("claimed by consumer {}{place}", claim.consumer),
+        );
         if let Some(last) = claim.last_duplicate_at {
             let (consumer, count) = (&claim.consumer, claim.duplicates);
-            let copies = if count == 1 { "1 further copy".to_owned() } else { format!("{count} further copies") };
+            let copies =
+                if count == 1 { "1 further copy".to_owned() } else { format!("{count} further copies") };
             let text = format!("{copies} absorbed by consumer {consumer}, the last one now");
             steps.add(last, StepKind::DuplicateAbsorbed, text);
         }
@@ -294,8 +304,9 @@ fn written(steps: &mut Steps, intent: &Intent) {
         Some(cause) if Uuid::try_parse(cause).is_ok() => format!(", caused by message {cause}"),
         Some(cause) => format!(", caused by {cause}"),
     };
-    let later =
-        intent.deliver_after.map_or_else(String::new, |due| format!(", not to be delivered before {}", said(due)));
+    let later = intent
+        .deliver_after
+        .map_or_else(String::new, |due| format!(", not to be delivered before {}", said(due)));
     steps.add(
         intent.created_at,
         StepKind::Written,
@@ -389,7 +400,9 @@ fn landing(steps: &mut Steps, intent: &Intent, landed: &Landed, around: &Around)
 /// Whether receipts know the record that was asked for.
 fn confirmed(place: &super::Place, messages: &[TracedMessage]) -> String {
     let Some(message) = messages.iter().find(|message| message.asked) else {
-        return format!("the record at {place} names a message that this outbox does not hold: purged, or not of this outbox");
+        return format!(
+            "the record at {place} names a message that this outbox does not hold: purged, or not of this outbox"
+        );
     };
     let is_here = |landed: &&Landed| {
         landed.topic == place.topic && landed.partition == place.partition && landed.offset == place.offset

@@ -140,9 +140,9 @@ fn some_text(text: &str) -> Result<String, String> {
 }
 
 fn any_trace_id(text: &str) -> Result<String, String> {
-    trace_id(text.trim())
-        .map(str::to_ascii_lowercase)
-        .ok_or_else(|| "is neither 32 hexadecimal digits nor a traceparent (00-<trace id>-<span id>-<flags>)".to_owned())
+    trace_id(text.trim()).map(str::to_ascii_lowercase).ok_or_else(|| {
+        "is neither 32 hexadecimal digits nor a traceparent (00-<trace id>-<span id>-<flags>)".to_owned()
+    })
 }
 
 fn inbox_schema(name: &str) -> Result<SchemaName, String> {
@@ -167,7 +167,14 @@ mod tests {
     fn one_id_is_asked_for_and_only_a_record_needs_kafka() {
         assert!(parsed(&["orders/2@17"]).unwrap().needs_kafka());
         assert!(!parsed(&["req-8f2e"]).unwrap().needs_kafka());
-        for wrong in [&[][..], &[""], &["x", "--xid", "1"], &["--topic", "t"], &["--trace-id", "xyz"], &["x", "--limit", "0"]] {
+        for wrong in [
+            &[][..],
+            &[""],
+            &["x", "--xid", "1"],
+            &["--topic", "t"],
+            &["--trace-id", "xyz"],
+            &["x", "--limit", "0"],
+        ] {
             assert!(parsed(wrong).is_none(), "{wrong:?}");
         }
         let key = parsed(&["--key", "k", "--topic", "t"]).unwrap().asked();

@@ -35,7 +35,9 @@ impl Trace for PostgresOperator {
         let query = |file| sqlx::query(self.traced(file)).persistent(false);
         let statement = match by {
             By::Ids(ids) => query(include_str!("../sql/trace_by_id.sql")).bind(ids).bind(limit),
-            By::Correlation(id) => query(include_str!("../sql/trace_by_correlation.sql")).bind(id).bind(limit),
+            By::Correlation(id) => {
+                query(include_str!("../sql/trace_by_correlation.sql")).bind(id).bind(limit)
+            }
             By::Causation(ids) => query(include_str!("../sql/trace_by_causation.sql")).bind(ids).bind(limit),
             By::TraceId(id) => query(include_str!("../sql/trace_by_trace.sql")).bind(id).bind(limit),
             By::Idempotency(key) => {
@@ -45,9 +47,7 @@ impl Trace for PostgresOperator {
                 self.may_read(&mut call, "keys", "key").await?;
                 query(include_str!("../sql/trace_by_key.sql")).bind(key).bind(limit).bind(topic)
             }
-            By::Xid(xid) => {
-                query(include_str!("../sql/trace_by_xid.sql")).bind(xid.to_string()).bind(limit)
-            }
+            By::Xid(xid) => query(include_str!("../sql/trace_by_xid.sql")).bind(xid.to_string()).bind(limit),
         };
         let rows = call.rows(statement).await.map_err(|error| took_too_long(error, by))?;
         let intents = all(&call, &rows, "intent")?;
@@ -58,7 +58,8 @@ impl Trace for PostgresOperator {
     async fn trace_facts(&self, seqs: &[Seq]) -> Result<Vec<Fact>, OutboxError> {
         let mut call = self.session.call("read what is known of intents").await?;
         let sql = self.traced(include_str!("../sql/trace_facts.sql"));
-        let rows = call.rows(sqlx::query(sql).persistent(false).bind(numbers(seqs)).bind(COUNTED_MAX)).await?;
+        let rows =
+            call.rows(sqlx::query(sql).persistent(false).bind(numbers(seqs)).bind(COUNTED_MAX)).await?;
         let facts = all(&call, &rows, "fact")?;
         call.done();
         Ok(facts)
@@ -76,8 +77,7 @@ impl Trace for PostgresOperator {
     async fn trace_transactions(&self, xid: Option<u64>) -> Result<Transactions, OutboxError> {
         let mut call = self.session.call("look at open transactions").await?;
         let sql = self.traced(include_str!("../sql/trace_transactions.sql"));
-        let row =
-            call.row(sqlx::query(sql).persistent(false).bind(xid.map(|xid| xid.to_string()))).await?;
+        let row = call.row(sqlx::query(sql).persistent(false).bind(xid.map(|xid| xid.to_string()))).await?;
         let Json(transactions) = call.value(row.try_get("transactions"))?;
         call.done();
         Ok(transactions)
@@ -110,15 +110,18 @@ impl PostgresOperator {
 
     /// Refuses what the role may not read, with the grant that is missing.
     async fn may_read(&self, call: &mut Call<'_>, what: &str, columns: &str) -> Result<(), OutboxError> {
-        let row =
-            call.row(sqlx::query(self.traced(include_str!("../sql/trace_may_read.sql"))).persistent(false)).await?;
+        let row = call
+            .row(sqlx::query(self.traced(include_str!("../sql/trace_may_read.sql"))).persistent(false))
+            .await?;
         let role: String = call.value(row.try_get("role"))?;
         if call.value(row.try_get::<bool, _>(what))? {
             return Ok(());
         }
         let schema = &self.config.schema;
         Err(OutboxError::Refused {
-            finding: format!("role {role} may not read {what}: it lacks select ({columns}) on {schema}.message"),
+            finding: format!(
+                "role {role} may not read {what}: it lacks select ({columns}) on {schema}.message"
+            ),
             remedy: format!(
                 "ask as the relay's role, or as the owner: grant select ({columns}) on {schema}.message to {role}"
             ),
@@ -166,14 +169,16 @@ fn all<T: DeserializeOwned>(call: &Call<'_>, rows: &[PgRow], column: &str) -> Re
 fn took_too_long(error: OutboxError, by: &By) -> OutboxError {
     let OutboxError::Unavailable { source, .. } = &error else { return error };
     let cause = source.downcast_ref::<CallError>();
-    let timed_out = cause.is_some_and(|cause| {
-        cause.code() == Some("57014") || matches!(cause, CallError::Deadline(_))
-    });
+    let timed_out =
+        cause.is_some_and(|cause| cause.code() == Some("57014") || matches!(cause, CallError::Deadline(_)));
     if !timed_out || by.index().is_none() {
         return error;
     }
     OutboxError::Refused {
-        finding: format!("looking for a {} walks over every intent, and took longer than a call may", by.what()),
+        finding: format!(
+            "looking for a {} walks over every intent, and took longer than a call may",
+            by.what()
+        ),
         remedy: "build the indexes: `outboxd migrate trace-indexes`".to_owned(),
     }
 }

@@ -19,8 +19,12 @@ pub(super) fn text(traced: &Traced) -> String {
     }
     let asked: Vec<&TracedMessage> = traced.messages.iter().filter(|message| message.asked).collect();
     let all = asked.len() <= TIMELINES_MAX;
-    let shown: Vec<&TracedMessage> =
-        asked.iter().copied().filter(|message| all || !message.state.is_final()).take(TIMELINES_MAX).collect();
+    let shown: Vec<&TracedMessage> = asked
+        .iter()
+        .copied()
+        .filter(|message| all || !message.state.is_final())
+        .take(TIMELINES_MAX)
+        .collect();
     for message in &shown {
         text.push('\n');
         text.push_str(&one(message));
@@ -89,7 +93,8 @@ fn one(message: &TracedMessage) -> String {
         Some(bytes) => format!("{bytes} bytes"),
     };
     let mut text = format!("message {}, correlation id {}, {size}\n", intent.id, intent.correlation_id);
-    for (name, value) in [("traceparent", &intent.traceparent), ("idempotency key", &intent.idempotency_key)] {
+    for (name, value) in [("traceparent", &intent.traceparent), ("idempotency key", &intent.idempotency_key)]
+    {
         if let Some(value) = value {
             text.push_str(&format!("  {name} {value}\n"));
         }
@@ -102,7 +107,7 @@ fn one(message: &TracedMessage) -> String {
         text.push_str(&format!("  delivered {ms} ms after {from}\n"));
     }
     if let Some(waits) = &message.waits_for {
-        text.push_str(&format!("  waits for {waits}\n"));
+        text.push_str(&format!("  waits: {waits}\n"));
     }
     if let Some(remedy) = &message.remedy {
         text.push_str(&format!("  what to do: {remedy}\n"));

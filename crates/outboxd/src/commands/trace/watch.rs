@@ -64,12 +64,15 @@ impl Told {
             let waits = message.waits_for.clone().unwrap_or_default();
             if self.waits.get(&seq) != Some(&waits) {
                 if !waits.is_empty() {
-                    lines.push_str(&format!("  waits for {waits}\n"));
+                    lines.push_str(&format!("  waits: {waits}\n"));
                 }
                 self.waits.insert(seq, waits);
             }
             if !lines.is_empty() {
-                text.push_str(&format!("message {} to topic {}\n{lines}", message.intent.id, message.intent.topic));
+                text.push_str(&format!(
+                    "message {} to topic {}\n{lines}",
+                    message.intent.id, message.intent.topic
+                ));
             }
         }
         (!text.is_empty()).then_some(text)
