@@ -14,6 +14,9 @@ mod tell;
 
 mod waits;
 
+#[cfg(test)]
+mod tests;
+
 use std::future::Future;
 
 use outboxd_core::Seq;

@@ -172,10 +172,11 @@ impl About {
         }
         let dealt_with = self.place.as_ref().is_some_and(|place| place.dealt_with);
         if self.waiting.is_some() || !dealt_with {
-            let cancelled = self.cancelled.as_ref();
-            if let Some(waits) = waits::scheduled(intent, self.waiting.as_ref(), cancelled, standing) {
-                let state = if cancelled.is_some() { TracedState::Cancelled } else { TracedState::Scheduled };
-                return (state, Some(waits));
+            if self.cancelled.is_some() {
+                return (TracedState::Cancelled, None);
+            }
+            if let Some(waits) = waits::scheduled(intent, self.waiting.as_ref(), standing) {
+                return (TracedState::Scheduled, Some(waits));
             }
             return (TracedState::Backlog, Some(waits::backlog(intent, self.place.as_ref(), standing)));
         }
@@ -236,7 +237,11 @@ fn timeline(intent: &Intent, about: &About, around: &Around, claims: &[super::Cl
         steps.add(waiting.scheduled_at, StepKind::Scheduled, format!("the relay set it aside until {until}"));
     }
     if let Some(TakenBack { cancelled_at, who, why, .. }) = &about.cancelled {
-        steps.add(*cancelled_at, StepKind::TakenBack, format!("taken back by {who}: {why}"));
+        steps.add(
+            *cancelled_at,
+            StepKind::TakenBack,
+            format!("taken back by {who}: {why}; it is not delivered when its time comes"),
+        );
     }
     for held in &about.was_held {
         let parked = held.state == HoldState::Parked;

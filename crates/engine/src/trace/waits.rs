@@ -4,8 +4,7 @@ use outboxd_core::{HoldReason, HoldState};
 use time::Duration;
 
 use super::{
-    HeldNow, Intent, OpenTransaction, PlaceBefore, Standing, TakenBack, Transactions, Waiting, XidStatus,
-    said,
+    HeldNow, Intent, OpenTransaction, PlaceBefore, Standing, Transactions, Waiting, XidStatus, said,
 };
 
 /// A leader that settles nothing for so long, although something waits, is worth a word.
@@ -79,11 +78,7 @@ pub(super) fn held(held: &HeldNow, standing: &Standing) -> Waits {
     }
     match held.state {
         HoldState::Parked => Waits::with(
-            format!(
-                "an operator: parked since {since} ({}). {}",
-                held.reason.as_str(),
-                held.reason.explained().what
-            ),
+            format!("parked since {since} ({}): {}", held.reason.as_str(), held.reason.explained().what),
             remedy,
         ),
         HoldState::Topic if held.reason == HoldReason::TopicUnauthorized => and_the_leader(
@@ -97,7 +92,7 @@ pub(super) fn held(held: &HeldNow, standing: &Standing) -> Waits {
             standing,
         ),
         HoldState::Behind => and_the_leader(
-            format!("its turn: what it waited behind is gone (held since {since})"),
+            format!("its turn has come: what it waited behind is gone (held since {since})"),
             None,
             standing,
         ),
@@ -105,9 +100,13 @@ pub(super) fn held(held: &HeldNow, standing: &Standing) -> Waits {
             let error = held.error.as_deref().map_or_else(String::new, |error| format!(": {error}"));
             let what = match held.due_at.filter(|due| *due > standing.now) {
                 Some(due) => {
-                    format!("its next attempt at {}, after {} that failed{error}", said(due), held.attempts)
+                    format!(
+                        "tried again at {}, after {} that failed{error}",
+                        said(due),
+                        attempts(held.attempts)
+                    )
                 }
-                None => "nothing: it is due, and the relay publishes it next".to_owned(),
+                None => "due: the relay publishes it next".to_owned(),
             };
             and_the_leader(what, None, standing)
         }
@@ -129,52 +128,35 @@ fn and_the_leader(what: String, remedy: Option<&str>, standing: &Standing) -> Wa
 }
 
 /// A message whose time has not come. The intent says it too, before the relay has seen it.
-pub(super) fn scheduled(
-    intent: &Intent,
-    waiting: Option<&Waiting>,
-    cancelled: Option<&TakenBack>,
-    standing: &Standing,
-) -> Option<Waits> {
+pub(super) fn scheduled(intent: &Intent, waiting: Option<&Waiting>, standing: &Standing) -> Option<Waits> {
     let due = waiting.map(|waiting| waiting.due_at).or(intent.deliver_after)?;
-    if let Some(TakenBack { who, why, cancelled_at, .. }) = cancelled {
-        return Some(Waits::on(format!(
-            "nothing: {who} took it back at {} ({why}); it is not delivered when its time comes at {}",
-            said(*cancelled_at),
-            said(due)
-        )));
-    }
     if due > standing.now {
-        return Some(and_the_leader_then(format!("its time: scheduled until {}", said(due)), standing));
+        return Some(and_the_leader(format!("scheduled until {}", said(due)), None, standing));
     }
-    waiting.map(|_| {
-        and_the_leader(format!("the relay to take it up: its time came at {}", said(due)), None, standing)
-    })
+    // The relay has not seen an intent that does not wait: it is in the backlog.
+    waiting?;
+    Some(and_the_leader(format!("its time came at {}: the relay takes it up", said(due)), None, standing))
 }
 
-/// Until its time, it does not matter that nobody leads; it is worth a word all the same.
-fn and_the_leader_then(what: String, standing: &Standing) -> Waits {
-    and_the_leader(what, None, standing)
+fn attempts(count: u32) -> String {
+    if count == 1 { "1 attempt".to_owned() } else { format!("{count} attempts") }
 }
 
 /// A message that the cursor has not reached.
 pub(super) fn backlog(intent: &Intent, place: Option<&PlaceBefore>, standing: &Standing) -> Waits {
     let ahead = match place {
         Some(PlaceBefore { late: true, .. }) => {
-            "its turn in the backlog: committed late, it is among the next that are read".to_owned()
+            "in the backlog: committed late, it is among the next that are read".to_owned()
         }
-        Some(PlaceBefore { before: Some(0), .. }) => {
-            "its turn in the backlog: no message before it".to_owned()
-        }
-        Some(PlaceBefore { before: Some(1), .. }) => {
-            "its turn in the backlog: 1 message before it".to_owned()
-        }
+        Some(PlaceBefore { before: Some(0), .. }) => "in the backlog: no message before it".to_owned(),
+        Some(PlaceBefore { before: Some(1), .. }) => "in the backlog: 1 message before it".to_owned(),
         Some(PlaceBefore { before: Some(before), .. }) => {
-            format!("its turn in the backlog: {before} messages before it")
+            format!("in the backlog: {before} messages before it")
         }
         Some(PlaceBefore { before: None, .. }) => {
-            "its turn in the backlog: more than 10000 messages before it".to_owned()
+            "in the backlog: more than 10000 messages before it".to_owned()
         }
-        None => "its turn in the backlog".to_owned(),
+        None => "in the backlog".to_owned(),
     };
     if let Some(nobody) = no_leader(standing) {
         return Waits { what: format!("{}; {ahead}", nobody.what), remedy: nobody.remedy };

@@ -107,7 +107,7 @@ fn one(message: &TracedMessage) -> String {
         text.push_str(&format!("  delivered {ms} ms after {from}\n"));
     }
     if let Some(waits) = &message.waits_for {
-        text.push_str(&format!("  waits for {waits}\n"));
+        text.push_str(&format!("  waits: {waits}\n"));
     }
     if let Some(remedy) = &message.remedy {
         text.push_str(&format!("  what to do: {remedy}\n"));

@@ -64,7 +64,7 @@ impl Told {
             let waits = message.waits_for.clone().unwrap_or_default();
             if self.waits.get(&seq) != Some(&waits) {
                 if !waits.is_empty() {
-                    lines.push_str(&format!("  waits for {waits}\n"));
+                    lines.push_str(&format!("  waits: {waits}\n"));
                 }
                 self.waits.insert(seq, waits);
             }
