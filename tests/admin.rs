@@ -252,8 +252,10 @@ async fn clients_that_send_nothing_keep_nobody_waiting_for_long_and_are_cut_off(
         stream.write_all(b"GET /trace/x HTTP/1.1\r\nHost: ").await.unwrap();
         slow.push(stream);
     }
+    let began = Instant::now();
     let answer = get(&address, &format!("/trace/{ID}"), &[]).await;
     assert_eq!(answer.code, 200, "{answer:?}");
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     for mut stream in slow {
         let mut rest = Vec::new();
         let cut_off = tokio::time::timeout(SOON, stream.read_to_end(&mut rest)).await;
