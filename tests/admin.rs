@@ -293,8 +293,11 @@ async fn a_server_that_is_down_or_silent_is_told_and_the_relay_goes_on() {
     for answer in &answers {
         answer.assert_refused(503, "ask again");
     }
-    let told = answers.iter().filter(|answer| answer.head.contains("retry-after: ")).count();
-    assert_eq!(told, 4, "{answers:?}");
+    let waited = answers.iter().filter(|answer| answer.body["error"] == "others are being answered");
+    assert!(
+        waited.clone().count() == 4 && waited.clone().all(|answer| answer.head.contains("retry-after: 2")),
+        "{answers:?}"
+    );
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     assert_eq!(relay.get("/livez").await.unwrap().0, 200, "the loop moves");
     server.resume().unwrap();
