@@ -23,6 +23,8 @@ mod recipes;
 
 mod operate;
 
+mod trace;
+
 mod conformance;
 
 mod explorer;
