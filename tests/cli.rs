@@ -163,8 +163,11 @@ fn what_was_done_is_told_to_programs_as_well() {
     let planned = json(&["migrate", "--dry-run"]);
     assert_eq!(planned["pending"][1]["version"], 2, "{planned}");
     assert!(planned["pending"][0]["sql"].as_str().unwrap().contains("create table outbox_message"));
-    let applied =
-        serde_json::json!([{ "version": 1, "name": "outbox" }, { "version": 2, "name": "delivery" }]);
+    let applied = serde_json::json!([
+        { "version": 1, "name": "outbox" },
+        { "version": 2, "name": "delivery" },
+        { "version": 3, "name": "trace" },
+    ]);
     assert_eq!(json(&["migrate"])["applied"], applied);
     assert_eq!(json(&["migrate"])["applied"], serde_json::json!([]));
 }

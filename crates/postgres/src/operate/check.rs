@@ -571,10 +571,11 @@ mod tests {
             applied.push(last);
             migrations(&applied).iter().map(|finding| finding.severity).collect::<Vec<_>>()
         };
-        let ours = crate::migrate::MIGRATIONS[1].checksum();
-        assert_eq!(severities(row(2, Some(ours))), [Severity::Ok; 3]);
-        assert_eq!(severities(row(2, None)), [Severity::Ok; 3]);
-        assert_eq!(severities(row(2, Some("0".into()))), [Severity::Ok, Severity::Ok, Severity::Warning]);
+        let ours = crate::migrate::MIGRATIONS[2].checksum();
+        assert_eq!(severities(row(3, Some(ours))), [Severity::Ok; 4]);
+        assert_eq!(severities(row(3, None)), [Severity::Ok; 4]);
+        assert_eq!(severities(row(3, Some("0".into())))[2..], [Severity::Ok, Severity::Warning]);
+        assert_eq!(severities(row(2, None))[0], Severity::Error, "a relay needs the third");
         assert_eq!(severities(row(1, None)), [Severity::Error, Severity::Ok]);
         assert_eq!(severities(row(99, None))[0], Severity::Error);
         assert_eq!(migrations(&[])[0].severity, Severity::Error);
