@@ -27,6 +27,8 @@ mod recipes;
 
 mod operate;
 
+mod trace;
+
 mod conformance;
 
 mod explorer;

@@ -28,11 +28,16 @@ cross join lateral (
 left join ahead b on b.seq = a.seq
 union all
 select jsonb_build_object('held', to_jsonb(h) || jsonb_build_object('head', to_jsonb(k)))
-from asked a
-join outbox.held h on h.seq = a.seq
+from outbox.held h
+-- The row of its key, or of the next one: in these words only held_key_hash_seq serves.
 left join lateral (
-  select f.seq, f.id, f.state, f.reason from outbox.held f where f.key_hash = h.key_hash order by f.key_hash, f.seq limit 1
-) k on k.seq < h.seq
+  select f.seq, f.id, f.state, f.reason, f.key_hash
+  from outbox.held f
+  where (f.key_hash, f.seq) >= (h.key_hash, -9223372036854775808)
+  order by f.key_hash, f.seq
+  limit 1
+) k on k.key_hash = h.key_hash and k.seq < h.seq
+where h.seq = any ($1::bigint[])
 union all
 select jsonb_build_object('was_held', to_jsonb(w)) from outbox.hold_history w where w.seq = any ($1::bigint[])
 union all
