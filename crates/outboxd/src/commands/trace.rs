@@ -80,13 +80,13 @@ pub(crate) struct Tracer {
 
 #[derive(Debug)]
 enum Operator {
-    Postgres(PostgresOperator),
+    Postgres(Box<PostgresOperator>),
     Sqlite(SqliteOperator),
 }
 
 #[derive(Debug)]
 enum Inbox {
-    Postgres(PostgresInbox),
+    Postgres(Box<PostgresInbox>),
     Sqlite(SqliteInbox),
 }
 
@@ -98,7 +98,7 @@ impl Inbox {
                 let url = Database::for_driver(&url);
                 let config = PostgresConfig::from_url(url.expose_secret(), schema.clone(), "trace")
                     .map_err(Failure::usage)?;
-                Ok(Self::Postgres(PostgresInbox::new(config)))
+                Ok(Self::Postgres(Box::new(PostgresInbox::new(config))))
             }
             Database::Sqlite { path } => Ok(Self::Sqlite(SqliteInbox::new(SqliteConfig::new(path)))),
         }
@@ -109,7 +109,7 @@ impl Tracer {
     /// Asks this outbox alone, and for no payload.
     pub(crate) fn new(adapter: Adapter) -> Self {
         let outbox = match adapter {
-            Adapter::Postgres(config) => Operator::Postgres(PostgresOperator::new(*config)),
+            Adapter::Postgres(config) => Operator::Postgres(Box::new(PostgresOperator::new(*config))),
             Adapter::Sqlite(config) => Operator::Sqlite(SqliteOperator::new(config)),
         };
         Self { outbox, inboxes: Vec::new(), contents: false }
@@ -125,7 +125,7 @@ impl Tracer {
         told: &(dyn Fn(&str) + Send + Sync),
     ) -> Result<Traced, OutboxError> {
         match &self.outbox {
-            Operator::Postgres(outbox) => self.answer_of(outbox, query, told).await,
+            Operator::Postgres(outbox) => self.answer_of(&**outbox, query, told).await,
             Operator::Sqlite(outbox) => self.answer_of(outbox, query, told).await,
         }
     }

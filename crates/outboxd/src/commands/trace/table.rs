@@ -1,5 +1,7 @@
 //! The answer for people.
 
+use std::time::Duration;
+
 use outboxd_engine::trace::{Shown, Step, Traced, TracedMessage};
 
 use crate::output;
@@ -78,7 +80,7 @@ fn overview(messages: &[TracedMessage]) -> String {
             format!("{branch}{}", message.intent.id),
             message.intent.topic.clone(),
             message.state.as_str().to_owned(),
-            message.delivered_after_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms")),
+            message.delivered_after_ms.map_or_else(|| "-".to_owned(), took),
             if places.is_empty() { "-".to_owned() } else { places.join(" ") },
         ]
     };
@@ -104,7 +106,7 @@ fn one(message: &TracedMessage) -> String {
     }
     if let Some(ms) = message.delivered_after_ms {
         let from = if intent.deliver_after.is_some() { "its time came" } else { "it was written" };
-        text.push_str(&format!("  delivered {ms} ms after {from}\n"));
+        text.push_str(&format!("  delivered {} after {from}\n", took(ms)));
     }
     if let Some(waits) = &message.waits_for {
         text.push_str(&format!("  waits: {waits}\n"));
@@ -120,8 +122,16 @@ fn one(message: &TracedMessage) -> String {
 
 /// A line of a timeline.
 pub(super) fn line(step: &Step) -> String {
-    let after = step.after_ms.map_or_else(String::new, |ms| format!("+{ms} ms"));
-    format!("  {}  {after:>11}  {}\n", output::time(step.at), step.text)
+    let after = step.after_ms.map_or_else(String::new, |ms| format!("+{}", took(ms)));
+    format!("  {}  {after:>12}  {}\n", output::time(step.at), step.text)
+}
+
+/// Milliseconds as long as they can be read at a glance.
+fn took(ms: i64) -> String {
+    match u64::try_from(ms) {
+        Ok(long) if long >= 10_000 => output::duration(Duration::from_millis(long)),
+        Ok(_) | Err(_) => format!("{ms} ms"),
+    }
 }
 
 fn contents(shown: &Shown) -> String {
