@@ -9,7 +9,11 @@ mod cli;
 
 mod http;
 
+mod admin;
+
 mod migrations;
+
+mod trace_indexes;
 
 mod writing;
 
@@ -22,6 +26,8 @@ mod inbox;
 mod recipes;
 
 mod operate;
+
+mod trace;
 
 mod conformance;
 

@@ -21,6 +21,8 @@ pub mod verify;
 
 pub mod canary;
 
+pub mod trace;
+
 pub mod observe;
 
 pub mod config;

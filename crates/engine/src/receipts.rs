@@ -13,6 +13,8 @@ use crate::outbox::OutboxError;
 pub struct Landing {
     /// The message and its place.
     pub entry: ReceiptEntry,
+    /// The receipt row: one a page.
+    pub receipt: i64,
     /// The replay that published this copy; `None`: it is the message itself.
     pub replay: Option<i64>,
     /// The term in which it was settled.
@@ -65,6 +67,7 @@ impl Landing {
             numbered.extend(within.map(|entry| {
                 let landing = Self {
                     entry,
+                    receipt: row.receipt,
                     replay: row.replay,
                     epoch: row.epoch,
                     relay: row.relay.clone(),

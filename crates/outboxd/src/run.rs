@@ -1,6 +1,6 @@
 //! `run`: the relay and what belongs to it.
 //!
-//! Every task is owned here: the relay itself, the HTTP server, the proofs, the upkeep of the metrics. The first to end decides: the
+//! Every task is owned here: the relay itself, the HTTP servers, the proofs, the upkeep of the metrics. The first to end decides: the
 //! relay ends when it was drained or refused, the others only by an error. An outage ends nothing.
 
 use std::future::Future;
@@ -17,6 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::adapters::Adapter;
+use crate::admin;
 use crate::canary::send_canaries;
 use crate::config::{Config, Database, ProofSection};
 use crate::failure::Failure;
@@ -39,6 +40,13 @@ pub(crate) async fn run(config: Config, telemetry: &Telemetry) -> Result<ExitCod
     let standing = Arc::new(Standing::new(&config.instance, database));
     let metrics = Arc::new(Metrics::new(&config.instance, database, telemetry.dropped())?);
     let listener = http::listen(config.listen).await?;
+    let admin = match config.admin {
+        Some(section) => {
+            let desk = admin::Desk::new(adapter.clone(), config.kafka.clone());
+            admin::listen(&section).await?.map(|listener| (listener, section, desk))
+        }
+        None => None,
+    };
     let kafka = config.kafka.clone();
     let publisher = KafkaPublisher::new(config.kafka).map_err(Failure::config)?;
     #[cfg(feature = "failpoints")]
@@ -60,12 +68,15 @@ pub(crate) async fn run(config: Config, telemetry: &Telemetry) -> Result<ExitCod
     let stop = CancellationToken::new();
     let proofs = proofs(&adapter, &kafka, config.proof, &standing, &metrics);
     let relay = relay(adapter, publisher, config.relay, observers, drain.clone());
-    let server = tokio::task::JoinSet::from_iter([http::serve(
+    let mut servers = tokio::task::JoinSet::from_iter([http::serve(
         listener,
         http::Sources { metrics: Arc::clone(&metrics), standing: Arc::clone(&standing) },
         stop.clone(),
     )]);
-    attend(relay, server, Attendance { signals, metrics, standing, drain, stop, proofs }).await
+    if let Some((listener, section, desk)) = admin {
+        servers.spawn(admin::serve(listener, section, desk, stop.clone()));
+    }
+    attend(relay, servers, Attendance { signals, metrics, standing, drain, stop, proofs }).await
 }
 
 /// What the leader proves while it relays. Nothing of it runs unless it is configured.
@@ -150,7 +161,7 @@ struct Attendance {
 /// Waits for the first end: of the relay, of an attendant, or by a second signal.
 async fn attend(
     relay: impl Future<Output = Result<(), Failure>> + Send + 'static,
-    mut server: tokio::task::JoinSet<std::io::Result<()>>,
+    mut servers: tokio::task::JoinSet<std::io::Result<()>>,
     attendance: Attendance,
 ) -> Result<ExitCode, Failure> {
     let Attendance { mut signals, metrics, standing, drain, stop, mut proofs } = attendance;
@@ -161,7 +172,7 @@ async fn attend(
         tokio::select! {
             biased;
             Some(ended) = relay.join_next() => break ended.context("the relay's task").map_err(Failure::bug)?,
-            Some(ended) = server.join_next() => {
+            Some(ended) = servers.join_next() => {
                 let error = match ended {
                     Ok(Ok(())) => anyhow!("it ended by itself"),
                     Ok(Err(error)) => error.into(),
@@ -192,7 +203,7 @@ async fn attend(
     };
     // Probes were answered until here, so that nobody restarts a relay that drains.
     stop.cancel();
-    while server.join_next().await.is_some() {}
+    while servers.join_next().await.is_some() {}
     ended.map(|()| {
         tracing::info!(target: "outboxd::run", "ended");
         ExitCode::SUCCESS

@@ -59,10 +59,13 @@ mod verify;
 
 mod check;
 
+mod trace;
+
 pub use config::SqliteConfig;
 pub use migrate::Migrator;
 pub use operator::SqliteOperator;
 pub use outbox::SqliteOutbox;
+pub use trace::SqliteInbox;
 
 #[cfg(test)]
 mod tests;
