@@ -132,15 +132,16 @@ impl Missing {
     /// counts as expired, because nothing speaks against it.
     #[must_use]
     pub fn of(absence: Absence, age: Duration, retention: Option<Retention>) -> Self {
-        match (absence, retention) {
-            (Absence::BeyondEnd, _) => Self::Lost,
-            (Absence::Gap, Some(Retention { compacts: true, .. })) => Self::Compacted,
-            (Absence::Gap, _) => Self::Lost,
-            (Absence::BeforeStart, None) => Self::Expired,
-            (Absence::BeforeStart, Some(Retention { compacts: true, .. })) => Self::Compacted,
-            (Absence::BeforeStart, Some(Retention { by_size: true, .. })) => Self::Expired,
-            (Absence::BeforeStart, Some(Retention { time: Some(time), .. })) if age >= time => Self::Expired,
-            (Absence::BeforeStart, Some(_)) => Self::Deleted,
+        let Some(Retention { time, by_size, compacts }) = retention else {
+            return if absence == Absence::BeforeStart { Self::Expired } else { Self::Lost };
+        };
+        match absence {
+            Absence::BeforeStart if by_size || time.is_some_and(|time| age >= time) => Self::Expired,
+            // Without a limit of time only a policy of before can have moved the beginning.
+            Absence::BeforeStart if compacts && time.is_none() => Self::Compacted,
+            Absence::BeforeStart => Self::Deleted,
+            Absence::Gap if compacts => Self::Compacted,
+            Absence::Gap | Absence::BeyondEnd => Self::Lost,
         }
     }
 }
@@ -191,6 +192,7 @@ mod tests {
             (Absence::BeforeStart, HOUR / 2, None, Missing::Expired),
             (Absence::BeforeStart, 2 * HOUR, retention(None, false, false), Missing::Deleted),
             (Absence::BeforeStart, HOUR, retention(None, false, true), Missing::Compacted),
+            (Absence::BeforeStart, HOUR / 2, retention(Some(HOUR), false, true), Missing::Deleted),
             (Absence::Gap, 2 * HOUR, by_time, Missing::Lost),
             (Absence::Gap, HOUR, None, Missing::Lost),
             (Absence::Gap, HOUR, retention(None, false, true), Missing::Compacted),

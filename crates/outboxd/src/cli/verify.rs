@@ -1,5 +1,4 @@
 //! What may be typed to prove delivery.
-#![expect(clippy::doc_markdown, reason = "doc comments here are what a terminal shows")]
 
 use std::time::Duration;
 
