@@ -43,17 +43,19 @@ pub(crate) fn run(directory: &Path, environment: &[(&str, &str)], arguments: &[&
 }
 
 /// An environment for an outbox in `shop.db` and a broker that is not there.
-pub(crate) const SHOP: [(&str, &str); 3] = [
+pub(crate) const SHOP: [(&str, &str); 4] = [
     ("OUTBOXD__DATABASE__URL", "sqlite:shop.db"),
     ("OUTBOXD__KAFKA__BOOTSTRAP_SERVERS", NOBODY),
     ("OUTBOXD__HTTP__LISTEN", "127.0.0.1:0"),
+    ("OUTBOXD__ADMIN__LISTEN", "off"),
 ];
 
-const COMMANDS: [&[&str]; 18] = [
+const COMMANDS: [&[&str]; 19] = [
     &[],
     &["run"],
     &["migrate"],
     &["migrate", "grants"],
+    &["migrate", "trace-indexes"],
     &["check"],
     &["status"],
     &["held"],

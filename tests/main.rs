@@ -9,7 +9,11 @@ mod cli;
 
 mod http;
 
+mod admin;
+
 mod migrations;
+
+mod trace_indexes;
 
 mod writing;
 

@@ -5,6 +5,8 @@ mod held;
 
 mod trace;
 
+mod trace_indexes;
+
 use std::path::PathBuf;
 
 use crate::config::Sources;
@@ -15,6 +17,7 @@ use uuid::Uuid;
 
 pub(crate) use held::{EditArguments, Held, HeldBulk, Meant};
 pub(crate) use trace::{Asked, Trace};
+pub(crate) use trace_indexes::TraceIndexesArguments;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -63,6 +66,8 @@ Examples:
   outboxd migrate --dry-run > outbox.sql
   outboxd migrate --schema orders_outbox
   outboxd migrate grants --writer app --relay relay --reader ops
+  outboxd migrate trace-indexes
+      what makes `trace` quick; optional
   outboxd migrate --inbox --database-url postgres://owner@localhost/shipping
       installs the inbox in the database of a consumer; it needs no outbox there
 
@@ -238,7 +243,7 @@ pub(crate) struct Demo {
 /// `migrate`.
 #[derive(Debug, Args)]
 pub(crate) struct Migrate {
-    /// Grant on the outbox instead.
+    /// Grant on the outbox, or build indexes, instead.
     #[command(subcommand)]
     pub(crate) command: Option<MigrateCommand>,
     /// Install the inbox instead: the table in which consumers keep the ids of what they have handled
@@ -263,6 +268,12 @@ pub(crate) enum MigrateCommand {
     /// Needs the owner of the outbox or of the inbox. No superuser, no CREATEROLE: roles are the administrator's to create.
     #[command(after_help = GRANTS_EXAMPLES)]
     Grants(Grants),
+    /// Build the indexes that `trace` uses, or drop them: optional, because each costs the application's commits a little
+    ///
+    /// Needs the owner of the outbox. On PostgreSQL no writer waits: each index is built concurrently, which takes until every transaction
+    /// that is open now has ended; what an interrupted build left is found and built anew. On SQLite writes wait while one index is built.
+    #[command(after_help = trace_indexes::EXAMPLES)]
+    TraceIndexes(TraceIndexesArguments),
 }
 
 /// `migrate grants`.

@@ -23,6 +23,8 @@ mod failpoint;
 
 mod http;
 
+mod admin;
+
 mod adapters;
 
 mod run;
@@ -67,6 +69,10 @@ fn obey(global: &Global, command: Command) -> Result<ExitCode, Failure> {
         Command::Migrate(Migrate { command: Some(MigrateCommand::Grants(asked)), .. }) => {
             let config = load(asked.schema_or_default(), Needs::DATABASE)?;
             wait(commands::grants(Adapter::of(&config)?, &asked))?;
+        }
+        Command::Migrate(Migrate { command: Some(MigrateCommand::TraceIndexes(asked)), .. }) => {
+            let config = load(asked.schema.as_deref(), Needs::DATABASE)?;
+            wait(commands::trace_indexes(Adapter::of(&config)?, &asked))?;
         }
         Command::Migrate(asked) => {
             let config = load(asked.schema_or_default(), Needs::DATABASE)?;

@@ -1,6 +1,6 @@
 //! `run`: the relay and what belongs to it.
 //!
-//! Every task is owned here: the relay itself, the HTTP server, the upkeep of the metrics. The first to end decides: the
+//! Every task is owned here: the relay itself, the HTTP servers, the upkeep of the metrics. The first to end decides: the
 //! relay ends when it was drained or refused, the others only by an error. An outage ends nothing.
 
 use std::future::Future;
@@ -17,6 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::adapters::Adapter;
+use crate::admin;
 use crate::config::{Config, Database};
 use crate::failure::Failure;
 use crate::http;
@@ -37,6 +38,13 @@ pub(crate) async fn run(config: Config, telemetry: &Telemetry) -> Result<ExitCod
     let standing = Arc::new(Standing::new(&config.instance, database));
     let metrics = Arc::new(Metrics::new(&config.instance, database, telemetry.dropped())?);
     let listener = http::listen(config.listen).await?;
+    let admin = match config.admin {
+        Some(section) => {
+            let desk = admin::Desk::new(adapter.clone(), config.kafka.clone());
+            admin::listen(&section).await?.map(|listener| (listener, section, desk))
+        }
+        None => None,
+    };
     let publisher = KafkaPublisher::new(config.kafka).map_err(Failure::config)?;
     #[cfg(feature = "failpoints")]
     let publisher = crate::failpoint::Guarded::new(publisher, config.failpoint.as_ref());
@@ -56,12 +64,15 @@ pub(crate) async fn run(config: Config, telemetry: &Telemetry) -> Result<ExitCod
     let drain = CancellationToken::new();
     let stop = CancellationToken::new();
     let relay = relay(adapter, publisher, config.relay, observers, drain.clone());
-    let server = tokio::task::JoinSet::from_iter([http::serve(
+    let mut servers = tokio::task::JoinSet::from_iter([http::serve(
         listener,
         http::Sources { metrics: Arc::clone(&metrics), standing: Arc::clone(&standing) },
         stop.clone(),
     )]);
-    attend(relay, server, Attendance { signals, metrics, standing, drain, stop }).await
+    if let Some((listener, section, desk)) = admin {
+        servers.spawn(admin::serve(listener, section, desk, stop.clone()));
+    }
+    attend(relay, servers, Attendance { signals, metrics, standing, drain, stop }).await
 }
 
 /// The relay over whichever database it is.
@@ -107,7 +118,7 @@ struct Attendance {
 /// Waits for the first end: of the relay, of an attendant, or by a second signal.
 async fn attend(
     relay: impl Future<Output = Result<(), Failure>> + Send + 'static,
-    mut server: tokio::task::JoinSet<std::io::Result<()>>,
+    mut servers: tokio::task::JoinSet<std::io::Result<()>>,
     attendance: Attendance,
 ) -> Result<ExitCode, Failure> {
     let Attendance { mut signals, metrics, standing, drain, stop } = attendance;
@@ -118,7 +129,7 @@ async fn attend(
         tokio::select! {
             biased;
             Some(ended) = relay.join_next() => break ended.context("the relay's task").map_err(Failure::bug)?,
-            Some(ended) = server.join_next() => {
+            Some(ended) = servers.join_next() => {
                 let error = match ended {
                     Ok(Ok(())) => anyhow!("it ended by itself"),
                     Ok(Err(error)) => error.into(),
@@ -141,7 +152,7 @@ async fn attend(
     };
     // Probes were answered until here, so that nobody restarts a relay that drains.
     stop.cancel();
-    while server.join_next().await.is_some() {}
+    while servers.join_next().await.is_some() {}
     ended.map(|()| {
         tracing::info!(target: "outboxd::run", "ended");
         ExitCode::SUCCESS
