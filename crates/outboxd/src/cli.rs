@@ -268,7 +268,7 @@ pub(crate) enum MigrateCommand {
     /// Needs the owner of the outbox or of the inbox. No superuser, no CREATEROLE: roles are the administrator's to create.
     #[command(after_help = GRANTS_EXAMPLES)]
     Grants(Grants),
-    /// Build the indexes that `trace` uses, or drop them: optional, because each costs the application's commits a little
+    /// Build the indexes that `trace` uses, or drop them: optional, because every insert pays for each of them
     ///
     /// Needs the owner of the outbox. On PostgreSQL no writer waits: each index is built concurrently, which takes until every transaction
     /// that is open now has ended; what an interrupted build left is found and built anew. On SQLite writes wait while one index is built.
