@@ -241,7 +241,8 @@ async fn a_page_over_a_million_retained_messages_is_read_by_index_alone() {
     migrator(&database.url(), "outbox").change_trace_indexes(TraceIndexes::Wanted, |_, _| ()).await.unwrap();
     run(&mut connection, "analyze outbox.message").await.unwrap();
     every_statement_is_bounded(&mut connection, &database, "planned once, beside the indexes of trace").await;
-    every_statement_is_bounded(&mut custom, &database, "planned with values, beside the indexes of trace").await;
+    every_statement_is_bounded(&mut custom, &database, "planned with values, beside the indexes of trace")
+        .await;
 }
 
 /// A turn reads what belongs to its window: wherever that lies, whatever was never vacuumed, however many receipts there are, and
