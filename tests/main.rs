@@ -25,6 +25,10 @@ mod inbox;
 
 mod recipes;
 
+mod spans;
+
+mod correlation;
+
 mod operate;
 
 mod trace;

@@ -21,6 +21,8 @@ pub mod trace;
 
 pub mod observe;
 
+pub mod attempt;
+
 pub mod config;
 
 pub mod relay;
@@ -59,6 +61,7 @@ mod sweep;
 
 mod drain;
 
+pub use attempt::{Answer, Attempt, Follow};
 pub use config::RelayConfig;
 pub use observe::{Event, Observe, Outcome, Side};
 pub use operate::{

@@ -12,6 +12,8 @@ mod failure;
 
 mod telemetry;
 
+mod spans;
+
 mod metrics;
 
 mod standing;

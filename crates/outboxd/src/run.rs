@@ -14,15 +14,17 @@ use outboxd_kafka::KafkaPublisher;
 use outboxd_postgres::PostgresOutbox;
 use outboxd_sqlite::SqliteOutbox;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::adapters::Adapter;
 use crate::admin;
-use crate::config::{Config, Database};
+use crate::config::{Config, Database, Export};
 use crate::failure::Failure;
 use crate::http;
 use crate::metrics::Metrics;
 use crate::observers::Observers;
+use crate::spans::Spans;
 use crate::standing::Standing;
 use crate::telemetry::Telemetry;
 
@@ -55,12 +57,15 @@ pub(crate) async fn run(config: Config, telemetry: &Telemetry) -> Result<ExitCod
         database = config.database.as_ref().map(Database::shown),
         "starting"
     );
+    let spans = spans(&config.export, &config.instance, &metrics);
     let observers = Arc::new(Observers {
         metrics: Arc::clone(&metrics),
         standing: Arc::clone(&standing),
+        spans: spans.clone(),
         #[cfg(feature = "failpoints")]
         failpoint: config.failpoint,
     });
+    let grace = config.relay.grace;
     let drain = CancellationToken::new();
     let stop = CancellationToken::new();
     let relay = relay(adapter, publisher, config.relay, observers, drain.clone());
@@ -72,7 +77,24 @@ pub(crate) async fn run(config: Config, telemetry: &Telemetry) -> Result<ExitCod
     if let Some((listener, section, desk)) = admin {
         servers.spawn(admin::serve(listener, section, desk, stop.clone()));
     }
-    attend(relay, servers, Attendance { signals, metrics, standing, drain, stop }).await
+    attend(relay, servers, Attendance { signals, metrics, standing, spans, grace, drain, stop }).await
+}
+
+/// Spans, if somebody wants them. Whatever is wrong with that, the relay relays.
+fn spans(export: &Export, instance: &str, metrics: &Metrics) -> Option<Arc<Spans>> {
+    let why = match export {
+        Export::Off => return None,
+        Export::Refused(why) => why.clone(),
+        Export::On(exporting) => match Spans::start(exporting, instance, metrics.span_counts()) {
+            Ok(spans) => {
+                tracing::info!(target: "outboxd::spans", queue = exporting.queue_spans, "exporting spans");
+                return Some(Arc::new(spans));
+            }
+            Err(error) => format!("{error:#}"),
+        },
+    };
+    tracing::warn!(target: "outboxd::spans", why, "spans are not exported");
+    None
 }
 
 /// The relay over whichever database it is.
@@ -111,6 +133,8 @@ struct Attendance {
     signals: Signals,
     metrics: Arc<Metrics>,
     standing: Arc<Standing>,
+    spans: Option<Arc<Spans>>,
+    grace: Duration,
     drain: CancellationToken,
     stop: CancellationToken,
 }
@@ -121,7 +145,8 @@ async fn attend(
     mut servers: tokio::task::JoinSet<std::io::Result<()>>,
     attendance: Attendance,
 ) -> Result<ExitCode, Failure> {
-    let Attendance { mut signals, metrics, standing, drain, stop } = attendance;
+    let Attendance { mut signals, metrics, standing, spans, grace, drain, stop } = attendance;
+    let mut drains_since = None;
     let mut relay = tokio::task::JoinSet::from_iter([relay]);
     let mut upkeep = tokio::time::interval(UPKEEP_EVERY);
     // Every branch is cancel safe: joining a set, a tick, and a signal's stream lose nothing when dropped.
@@ -141,15 +166,23 @@ async fn attend(
                 if drain.is_cancelled() {
                     tracing::warn!(target: "outboxd::drain", signal = name.0,
                         "second signal: ending at once; what is not settled will be published again");
+                    if let Some(spans) = &spans {
+                        spans.abandon();
+                    }
                     return Ok(ExitCode::from(name.1));
                 }
                 tracing::info!(target: "outboxd::drain", signal = name.0, "draining; a second signal ends at once");
                 standing.draining();
+                drains_since = Some(Instant::now());
                 drain.cancel();
             }
             _ = upkeep.tick() => metrics.upkeep(),
         }
     };
+    if let Some(spans) = &spans {
+        let left = drains_since.map_or(grace, |since: Instant| grace.saturating_sub(since.elapsed()));
+        spans.finish(left).await;
+    }
     // Probes were answered until here, so that nobody restarts a relay that drains.
     stop.cancel();
     while servers.join_next().await.is_some() {}
