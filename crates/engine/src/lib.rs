@@ -17,6 +17,10 @@ pub mod rebase;
 
 pub mod receipts;
 
+pub mod verify;
+
+pub mod canary;
+
 pub mod trace;
 
 pub mod observe;
@@ -62,6 +66,7 @@ mod sweep;
 mod drain;
 
 pub use attempt::{Answer, Attempt, Follow};
+pub use canary::Canary;
 pub use config::RelayConfig;
 pub use observe::{Event, Observe, Outcome, Side};
 pub use operate::{
@@ -78,3 +83,4 @@ pub use rebase::{Rebase, RebaseFigures, RebasePlan};
 pub use receipts::{Landing, ReceiptRow, Receipts};
 pub use relay::{Relay, RelayError};
 pub use upkeep::{Backlog, PurgeLimit, Purged, RewindReason, Rewound, Stranded, Swept, Upkeep};
+pub use verify::{History, Rewind, TermSpan, Verify, Wanted};

@@ -3,6 +3,8 @@
 
 mod held;
 
+mod verify;
+
 mod trace;
 
 mod trace_indexes;
@@ -18,6 +20,7 @@ use uuid::Uuid;
 pub(crate) use held::{EditArguments, Held, HeldBulk, Meant};
 pub(crate) use trace::{Asked, Trace};
 pub(crate) use trace_indexes::TraceIndexesArguments;
+pub(crate) use verify::Verify;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -35,7 +38,7 @@ Examples:
 Exit codes:
   0  done                     69  a dependency cannot be reached (never of `run`)
   64 wrong usage              70  a bug
-  78 configuration: something must be set right first
+  65 `verify` has findings    78  configuration: something must be set right first
   After a second SIGTERM or SIGINT `run` ends at once with 128 and the signal's number.
 
 Configuration: defaults < config/outboxd.toml or --config < OUTBOXD__SECTION__KEY < flags.
@@ -200,6 +203,12 @@ pub(crate) enum Command {
     #[command(after_help = REBASE_EXAMPLES)]
     Rebase(Rebase),
 
+    /// Prove delivery: read Kafka back, and compare each message with the record at the place that its receipt names
+    ///
+    /// Says what is lost, deleted before its time, different or doubled without a reason. Expired and compacted records are counted and
+    /// are no finding. Changes nothing, joins no consumer group; needs the reader's rights at the database and READ on the topics.
+    #[command(after_help = verify::EXAMPLES)]
+    Verify(Verify),
     /// Look at messages that wait for their time (deliver_after), and take them back
     #[command(subcommand, after_help = SCHEDULED_EXAMPLES)]
     Scheduled(Scheduled),

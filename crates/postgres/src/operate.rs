@@ -18,6 +18,8 @@ mod scheduled;
 
 mod status;
 
+mod verify;
+
 mod trace;
 
 use std::time::Duration;

@@ -55,6 +55,8 @@ mod receipts;
 
 mod edit;
 
+mod verify;
+
 mod check;
 
 mod trace;

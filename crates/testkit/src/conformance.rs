@@ -17,7 +17,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use outboxd_core::{Cursor, Hold, HoldReason, HoldState, KeyHash, Message, Page, Receipt, ReceiptEntry, Seq};
-use outboxd_engine::{Operate, Outbox, PageLimit, ReadPage, ReleaseQuery, Settlement, Start, Term};
+use outboxd_engine::{Operate, Outbox, PageLimit, ReadPage, ReleaseQuery, Settlement, Start, Term, Verify};
 use uuid::Uuid;
 
 pub mod leading;
@@ -39,6 +39,8 @@ pub mod sweeping;
 pub mod operating;
 
 pub mod deciding;
+
+pub mod proving;
 
 /// What the application writes.
 #[derive(Clone, Debug, Default)]
@@ -153,7 +155,7 @@ pub type Audited = (String, Uuid, String, String);
 /// An outbox that operators can ask, in a real database.
 pub trait Operated: Harness {
     /// The adapter's other half.
-    type Operator: Operate;
+    type Operator: Operate + Verify;
 
     /// An operator of the same outbox.
     fn operator(&self) -> Self::Operator;
@@ -455,6 +457,12 @@ macro_rules! operator_conformance {
             operating::a_discarded_message_stays_discarded,
             operating::the_status_tells_leader_cursor_and_backlog,
             operating::nothing_is_wrong_with_a_fresh_outbox,
+            proving::where_messages_landed_is_told_place_by_place,
+            proving::receipts_out_of_order_are_found_from_every_place,
+            proving::what_was_published_is_compared_by_its_hashes,
+            proving::a_time_is_found_among_the_messages,
+            proving::ids_are_found_in_a_window_of_places,
+            proving::the_history_tells_terms_that_ended_without_a_word,
         }
     };
 }
@@ -488,6 +496,7 @@ mod tests {
             ("counting", include_str!("conformance/counting.rs")),
             ("purging", include_str!("conformance/purging.rs")),
             ("operating", include_str!("conformance/operating.rs")),
+            ("proving", include_str!("conformance/proving.rs")),
         ];
         for (module, source) in modules {
             let cases = source.split("pub async fn ").skip(1).filter_map(|rest| rest.split('<').next());
