@@ -15,6 +15,8 @@ pub mod operate;
 
 pub mod rebase;
 
+pub mod replays;
+
 pub mod observe;
 
 pub mod config;
@@ -49,6 +51,8 @@ mod caution;
 
 mod release;
 
+mod replay;
+
 mod purge;
 
 mod sweep;
@@ -69,4 +73,9 @@ pub use outbox::{
 pub use publisher::{EnqueueError, Publisher, PublisherStats, Report, Token, TopicState};
 pub use rebase::{Rebase, RebaseFigures, RebasePlan};
 pub use relay::{Relay, RelayError};
+pub use replays::{
+    OperateReplays, ReplayChange, ReplayChunk, ReplayError, ReplayFilter, ReplayFound, ReplayInfo,
+    ReplayProgress, ReplayQuery, ReplayRequest, ReplaySample, ReplaySpan, ReplayState, ReplayStop, ReplayTask,
+    ReplayTurn, Replays,
+};
 pub use upkeep::{Backlog, PurgeLimit, Purged, RewindReason, Rewound, Stranded, Swept, Upkeep};

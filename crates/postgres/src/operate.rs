@@ -10,6 +10,8 @@ mod held;
 
 mod rebase;
 
+mod replay;
+
 mod edit;
 
 mod scheduled;
@@ -25,6 +27,8 @@ use outboxd_engine::{
     ScheduledMessage,
 };
 use uuid::Uuid;
+
+pub(crate) use held::word;
 
 use crate::session::{PostgresConfig, Purpose, Session};
 

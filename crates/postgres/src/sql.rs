@@ -48,6 +48,9 @@ pub struct Statements {
     pub sweep_move: SqlStr,
     pub purge_cancelled: SqlStr,
     pub purge_history: SqlStr,
+    pub replay_chunk: SqlStr,
+    pub replay_progress: SqlStr,
+    pub backlog_replays: SqlStr,
 }
 
 impl Statements {
@@ -86,6 +89,9 @@ impl Statements {
             sweep_move: render(include_str!("sql/sweep_move.sql"), schema),
             purge_cancelled: render(include_str!("sql/purge_cancelled.sql"), schema),
             purge_history: render(include_str!("sql/purge_history.sql"), schema),
+            replay_chunk: render(include_str!("sql/replay_chunk.sql"), schema),
+            replay_progress: render(include_str!("sql/replay_progress.sql"), schema),
+            backlog_replays: render(include_str!("sql/backlog_replays.sql"), schema),
         }
     }
 }
