@@ -15,6 +15,9 @@ use tokio_util::sync::CancellationToken;
 #[path = "relay/caution.rs"]
 mod caution;
 
+#[path = "relay/replay.rs"]
+mod replay;
+
 #[path = "relay/routes.rs"]
 mod routes;
 
@@ -39,6 +42,7 @@ struct Counts {
     dead_lettered: u32,
     dead_letter_failures: u32,
     partition_changes: u32,
+    replayed: u32,
 }
 
 impl Observe for Seen {
@@ -63,6 +67,7 @@ impl Observe for Seen {
             Event::DeadLettered => counts.dead_lettered += 1,
             Event::DeadLetterFailed => counts.dead_letter_failures += 1,
             Event::PartitionsChanged => counts.partition_changes += 1,
+            Event::Replayed { .. } => counts.replayed += 1,
             _ => {}
         }
     }

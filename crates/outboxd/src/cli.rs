@@ -3,6 +3,8 @@
 
 mod held;
 
+mod replay;
+
 use std::path::PathBuf;
 
 use crate::config::Sources;
@@ -12,6 +14,7 @@ use outboxd_core::TopicPattern;
 use uuid::Uuid;
 
 pub(crate) use held::{EditArguments, Held, HeldBulk, Meant};
+pub(crate) use replay::{Replay, ReplayDecision, ReplayStart};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -181,6 +184,12 @@ pub(crate) enum Command {
     #[command(after_help = REBASE_EXAMPLES)]
     Rebase(Rebase),
 
+    /// Publish dispatched messages again, on purpose
+    ///
+    /// The leader publishes them beside the live ones, in their order, with the header outbox-replay-id. Consumers that keep the ids of what
+    /// they have handled change nothing; --to-topic sends the copies elsewhere.
+    #[command(subcommand, after_help = replay::EXAMPLES)]
+    Replay(Replay),
     /// Look at messages that wait for their time (deliver_after), and take them back
     #[command(subcommand, after_help = SCHEDULED_EXAMPLES)]
     Scheduled(Scheduled),

@@ -12,6 +12,8 @@ mod migrate;
 
 mod rebase;
 
+mod replay;
+
 mod scheduled;
 
 mod status;
@@ -22,5 +24,6 @@ pub(crate) use healthcheck::healthcheck;
 pub(crate) use held::held;
 pub(crate) use migrate::{grants, migrate};
 pub(crate) use rebase::rebase;
+pub(crate) use replay::replay;
 pub(crate) use scheduled::scheduled;
 pub(crate) use status::status;
