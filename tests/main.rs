@@ -59,6 +59,8 @@ mod restore;
 
 mod sweep;
 
+mod replay;
+
 mod leadership;
 
 mod tls;

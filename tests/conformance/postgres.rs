@@ -6,8 +6,8 @@ use outboxd_core::{
     CatchUp, Cursor, Hold, HoldReason, HoldState, KeyHash, ReceiptEntry, Seq, Snapshot, receipts,
 };
 use outboxd_engine::{
-    AuditedAction, HeldFilter, Operate, OperateReplays as _, Outbox as _, PageLimit, ReleaseQuery, ReplayChange,
-    Settlement,
+    AuditedAction, HeldFilter, Operate, OperateReplays as _, Outbox as _, PageLimit, ReleaseQuery,
+    ReplayChange, Settlement,
 };
 use outboxd_postgres::{LEAD_LOCK, PostgresConfig, PostgresOperator, PostgresOutbox, SchemaName};
 use outboxd_testkit::conformance::replaying::everything_again;

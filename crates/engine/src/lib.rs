@@ -75,7 +75,7 @@ pub use rebase::{Rebase, RebaseFigures, RebasePlan};
 pub use relay::{Relay, RelayError};
 pub use replays::{
     OperateReplays, ReplayChange, ReplayChunk, ReplayError, ReplayFilter, ReplayFound, ReplayInfo,
-    ReplayProgress, ReplayQuery, ReplayRequest, ReplaySample, ReplaySpan, ReplayState, ReplayStop, ReplayTask,
-    ReplayTurn, Replays,
+    ReplayProgress, ReplayQuery, ReplayRequest, ReplaySample, ReplaySpan, ReplayState, ReplayStop,
+    ReplayTask, ReplayTurn, Replays,
 };
 pub use upkeep::{Backlog, PurgeLimit, Purged, RewindReason, Rewound, Stranded, Swept, Upkeep};

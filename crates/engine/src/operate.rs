@@ -256,10 +256,7 @@ pub struct OutboxStatus {
 }
 
 /// Objects with `state` and `replays`.
-fn replays_by_name<S: Serializer>(
-    replays: &[(ReplayState, u64)],
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+fn replays_by_name<S: Serializer>(replays: &[(ReplayState, u64)], serializer: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     struct Open {
         state: ReplayState,

@@ -24,8 +24,8 @@ use crate::held::HeldBook;
 use crate::observe::{Event, Observe, Side};
 use crate::outbox::{HeldSignal, Outbox, OutboxError, Release, Start, Term};
 use crate::publisher::{Publisher, PublisherStats, Report, Token, TopicState};
-use crate::replay::Replaying;
 use crate::read::{self, CaughtUp, ReadSettings, Readable};
+use crate::replay::Replaying;
 use crate::topics::Topics;
 use crate::window::{Duplicates, Meta, Window};
 

@@ -239,7 +239,10 @@ impl Work {
 
     /// Slots in front of which nothing is missing.
     fn prefix(&self) -> usize {
-        self.slots.iter().take_while(|slot| matches!(slot, Slot::Acknowledged { .. } | Slot::Reached(_))).count()
+        self.slots
+            .iter()
+            .take_while(|slot| matches!(slot, Slot::Acknowledged { .. } | Slot::Reached(_)))
+            .count()
     }
 
     /// The place that so many slots come to.
@@ -374,12 +377,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         Ok(())
     }
 
-    fn take_chunk(
-        &mut self,
-        going_on: Option<(i64, Seq)>,
-        chunk: Option<ReplayChunk>,
-        took: Duration,
-    ) {
+    fn take_chunk(&mut self, going_on: Option<(i64, Seq)>, chunk: Option<ReplayChunk>, took: Duration) {
         self.replay.has_failed = false;
         let now = Instant::now();
         let Some(ReplayChunk { task, messages, reached }) = chunk else {
@@ -472,7 +470,14 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                 if let Some(work) = &mut self.replay.work {
                     let bytes = message.cost_bytes();
                     let (seq, id) = (message.seq, message.id);
-                    work.slots.push_back(Slot::Published(Published { seq, id, topic, bytes, since: now, alone }));
+                    work.slots.push_back(Slot::Published(Published {
+                        seq,
+                        id,
+                        topic,
+                        bytes,
+                        since: now,
+                        alone,
+                    }));
                     work.outstanding += 1;
                     work.outstanding_bytes += bytes;
                     work.paced(now);
@@ -607,7 +612,11 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             Verdict::HoldTopic(reason) => {
                 let random = self.lasting.rng.random();
                 self.lasting.topics.hold(&topic, reason, Instant::now(), random);
-                self.stop_replay(ReplayStop { seq, id, error: format!("topic {topic}: {}", reason.as_str()) });
+                self.stop_replay(ReplayStop {
+                    seq,
+                    id,
+                    error: format!("topic {topic}: {}", reason.as_str()),
+                });
             }
             Verdict::Park(_) => {
                 self.stop_replay(ReplayStop { seq, id, error: format!("topic {topic}: {}", error.code) });
@@ -638,7 +647,8 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         let hurried = self.quiet.is_some();
         let Some(work) = &self.replay.work else { return };
         let Some((slots, turn)) = work.recordable(self.replay.overdue) else { return };
-        let is_due = now.saturating_duration_since(work.recorded_at) >= RECORD_EVERY || slots >= RECORD_COPIES;
+        let is_due =
+            now.saturating_duration_since(work.recorded_at) >= RECORD_EVERY || slots >= RECORD_COPIES;
         let must = hurried || is_due || turn != ReplayTurn::GoesOn || work.mood != Mood::GoesOn;
         if !must {
             return;

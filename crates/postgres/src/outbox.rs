@@ -9,8 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use outboxd_core::{Cursor, Routes, Seq};
 use outboxd_engine::{
     Backlog, DurabilityMark, HeldSignal, Outbox, OutboxError, PageLimit, PurgeLimit, Purged, ReadPage,
-    Release, ReleaseQuery, ReplayChunk, ReplayProgress, ReplayQuery, ReplayState, Replays, Rewound, Settlement,
-    Start, Swept, Term, Upkeep,
+    Release, ReleaseQuery, ReplayChunk, ReplayProgress, ReplayQuery, ReplayState, Replays, Rewound,
+    Settlement, Start, Swept, Term, Upkeep,
 };
 
 use crate::held::HeldMemory;

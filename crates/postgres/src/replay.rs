@@ -56,7 +56,8 @@ impl PostgresOutbox {
         &self,
         progress: &ReplayProgress,
     ) -> Result<Option<ReplayState>, OutboxError> {
-        let (mut first, mut last, mut messages, mut packed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut first, mut last, mut messages, mut packed) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for mut run in receipts::runs(progress.receipts.clone()) {
             packed.push(receipts::encode(&mut run));
             if let [one, ..] = run.as_slice() {

@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use outboxd_core::{Cursor, Routes};
 use outboxd_engine::{
     Backlog, DurabilityMark, HeldSignal, Outbox, OutboxError, PageLimit, PurgeLimit, Purged, ReadPage,
-    Release, ReleaseQuery, ReplayChunk, ReplayProgress, ReplayQuery, ReplayState, Replays, Rewound, Settlement,
-    Start, Swept, Term, Upkeep,
+    Release, ReleaseQuery, ReplayChunk, ReplayProgress, ReplayQuery, ReplayState, Replays, Rewound,
+    Settlement, Start, Swept, Term, Upkeep,
 };
 use uuid::Uuid;
 

@@ -76,7 +76,8 @@ async fn chunk(
     let (looked_to, named) = match named {
         Some(seqs) => {
             let next: Vec<i64> = seqs.into_iter().filter(|seq| *seq > above.0).take(rows).collect();
-            let last = if next.len() < rows { task.last.0 } else { next.last().copied().unwrap_or(task.last.0) };
+            let last =
+                if next.len() < rows { task.last.0 } else { next.last().copied().unwrap_or(task.last.0) };
             (last, Some(json(&next)))
         }
         None => {

@@ -129,10 +129,8 @@ async fn start(operator: &impl OperateReplays, asked: ReplayStart) -> Result<(),
         to_topic: asked.to_topic,
         rate: asked.rate,
     };
-    let action = AuditedAction {
-        who: asked.who.unwrap_or_else(os_user),
-        why: asked.reason.unwrap_or_default(),
-    };
+    let action =
+        AuditedAction { who: asked.who.unwrap_or_else(os_user), why: asked.reason.unwrap_or_default() };
     answer.replay = Some(operator.replay_start(&request, &action).await?);
     Ok(output::answer(format, &answer, |answer| {
         let number = answer.replay.unwrap_or_default();
@@ -239,13 +237,19 @@ async fn decide(
         let (replay, published, total) = (shown.replay, shown.published, shown.total);
         match change {
             ReplayChange::Pause => {
-                format!("replay {replay} rests after {published} of {total} messages; what is with Kafka already is published")
+                format!(
+                    "replay {replay} rests after {published} of {total} messages; what is with Kafka already is published"
+                )
             }
             ReplayChange::Resume => format!("replay {replay} goes on after {published} of {total} messages"),
             ReplayChange::Skip => {
-                format!("replay {replay} goes on after {published} of {total} messages, without the one that it was stopped by")
+                format!(
+                    "replay {replay} goes on after {published} of {total} messages, without the one that it was stopped by"
+                )
             }
-            ReplayChange::Cancel => format!("replay {replay} is given up after {published} of {total} messages"),
+            ReplayChange::Cancel => {
+                format!("replay {replay} is given up after {published} of {total} messages")
+            }
         }
     })?)
 }
@@ -292,8 +296,7 @@ fn to_f64(number: u64) -> f64 {
 
 fn rehearsal(answer: &Started) -> String {
     let to = answer.to_topic.as_ref().map_or_else(String::new, |topic| format!(" to topic {topic}"));
-    let mut text =
-        format!("This would publish {} messages again{to}; nothing is changed.\n\n", answer.total);
+    let mut text = format!("This would publish {} messages again{to}; nothing is changed.\n\n", answer.total);
     let row = |sample: &ReplaySample| {
         [
             sample.id.to_string(),
@@ -354,7 +357,10 @@ fn as_facts(shown: &ReplayInfo) -> String {
         ("state", shown.state.as_str().to_owned()),
         ("messages", meant(shown)),
         ("to topic", shown.to_topic.clone().unwrap_or_else(|| "each to its own".to_owned())),
-        ("rate", shown.rate.map_or_else(|| "beside live messages".to_owned(), |rate| format!("{rate} a second"))),
+        (
+            "rate",
+            shown.rate.map_or_else(|| "beside live messages".to_owned(), |rate| format!("{rate} a second")),
+        ),
         ("published", format!("{} of {}", shown.published, shown.total)),
         ("left out", shown.skipped.to_string()),
         ("up to seq", format!("{} of {} to {}", shown.pos, shown.first, shown.last)),

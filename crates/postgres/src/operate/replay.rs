@@ -141,8 +141,10 @@ fn sample(row: &PgRow) -> Result<ReplaySample, sqlx::Error> {
 }
 
 fn info(row: &PgRow) -> Result<ReplayInfo, sqlx::Error> {
-    let count = |column: &str| Ok::<_, sqlx::Error>(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or(0));
-    let stopped: (Option<i64>, Option<uuid::Uuid>) = (row.try_get("stopped_seq")?, row.try_get("stopped_id")?);
+    let count =
+        |column: &str| Ok::<_, sqlx::Error>(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or(0));
+    let stopped: (Option<i64>, Option<uuid::Uuid>) =
+        (row.try_get("stopped_seq")?, row.try_get("stopped_id")?);
     Ok(ReplayInfo {
         replay: row.try_get("replay")?,
         state: word(row, "state", ReplayState::parse)?,

@@ -184,6 +184,7 @@ pub async fn a_replay_gives_messages_out_as_they_were_published<H: Operated>(har
     assert_eq!(same(&given[1]), same(&edited));
 }
 
+/// Ids, correlation id, topic, key and time; and each combination.
 pub async fn every_condition_of_a_replay_must_be_met<H: Operated>(harness: &H) {
     let with = |topic: &str, key: &str, correlation: &str| Intent {
         correlation_id: Some(correlation.into()),
@@ -210,7 +211,15 @@ pub async fn every_condition_of_a_replay_must_be_met<H: Operated>(harness: &H) {
         (ReplayFilter { topic: topic("orders"), ..filter() }, &[0, 2]),
         (ReplayFilter { topic: topic("orders_*"), ..filter() }, &[1]),
         (ReplayFilter { topic: topic("orders*"), key: Some("a".into()), ..filter() }, &[0, 1, 3]),
-        (ReplayFilter { topic: topic("*"), correlation_id: Some("c-2".into()), key: Some("b".into()), ..filter() }, &[2]),
+        (
+            ReplayFilter {
+                topic: topic("*"),
+                correlation_id: Some("c-2".into()),
+                key: Some("b".into()),
+                ..filter()
+            },
+            &[2],
+        ),
         (ReplayFilter { from: Some(now - hour), before: Some(now + hour), ..filter() }, &[0, 1, 2, 3, 4]),
         (ReplayFilter { from: Some(all[2].created_at), topic: topic("p*"), ..filter() }, &[4]),
     ];
@@ -341,7 +350,10 @@ pub async fn an_operator_sees_replays_and_changes_those_that_are_open<H: Operate
     relay.replay_progress(&some).await.expect("write");
     assert_eq!(harness.receipts().await.len(), receipts_before + 3, "the copies have receipts of their own");
     let shown = operator.replay_list(Some(replay), 0).await.expect("list").remove(0);
-    assert_eq!((shown.state, shown.published, shown.total, shown.named), (ReplayState::Running, 3, 4, Some(4)));
+    assert_eq!(
+        (shown.state, shown.published, shown.total, shown.named),
+        (ReplayState::Running, 3, 4, Some(4))
+    );
     assert_eq!((shown.pos, shown.who.as_str(), shown.why.as_str()), (all[2].seq, "ops", "test"));
     for (change, state) in [
         (ReplayChange::Pause, ReplayState::Paused),
@@ -351,7 +363,10 @@ pub async fn an_operator_sees_replays_and_changes_those_that_are_open<H: Operate
         operator.replay_change(replay, change, &action()).await.expect("change");
         assert_eq!(operator.replay_list(None, 1).await.expect("list").remove(0).state, state);
         let again = operator.replay_change(replay, change, &action()).await;
-        assert!(matches!(again, Err(ReplayError::Impossible { state: its, .. }) if its == state), "{again:?}");
+        assert!(
+            matches!(again, Err(ReplayError::Impossible { state: its, .. }) if its == state),
+            "{again:?}"
+        );
     }
     let unknown = operator.replay_change(replay + 1, ReplayChange::Pause, &action()).await;
     assert!(matches!(unknown, Err(ReplayError::NoSuch(_))), "{unknown:?}");
@@ -370,7 +385,10 @@ pub async fn a_replay_that_is_stopped_goes_on_with_its_message_or_without_it<H: 
     let stopped = |before| progress(term, replay, before, &all[..1], ReplayTurn::Stopped(stop.clone()));
     assert_eq!(relay.replay_progress(&stopped(from)).await.expect("write"), Some(ReplayState::Stopped));
     let shown = operator.replay_list(Some(replay), 0).await.expect("list").remove(0);
-    assert_eq!((shown.error.as_deref(), shown.stopped_by.map(|by| by.id)), (Some("too large"), Some(all[1].id)));
+    assert_eq!(
+        (shown.error.as_deref(), shown.stopped_by.map(|by| by.id)),
+        (Some("too large"), Some(all[1].id))
+    );
     let open = relay.backlog().await.expect("measure").replays;
     assert_eq!(open, [(ReplayState::Stopped, 1)]);
     assert_eq!(operator.status().await.expect("status").replays, open);
@@ -388,7 +406,10 @@ pub async fn a_replay_that_is_stopped_goes_on_with_its_message_or_without_it<H: 
     assert_eq!(shown.changed_by.as_deref(), Some("ops"));
     let details = harness.operations().await;
     let skipped = format!("{}@{}", all[1].id, all[1].seq);
-    assert!(details.iter().any(|(kind, said)| kind == "replay resume" && said.contains(&skipped)), "{details:?}");
+    assert!(
+        details.iter().any(|(kind, said)| kind == "replay resume" && said.contains(&skipped)),
+        "{details:?}"
+    );
     assert_eq!(details.iter().filter(|(kind, _)| kind == "replay").count(), 1);
 }
 

@@ -105,7 +105,8 @@ impl Replays for MemoryOutbox {
             .collect();
         let mut reached = looked.last().copied().filter(|_| looked.len() >= rows).unwrap_or(task.last);
         let meant = looked.into_iter().filter(|seq| {
-            state.was_dispatched(*seq) && key.as_ref().is_none_or(|key| state.rows[seq].message.key.as_ref() == Some(key))
+            state.was_dispatched(*seq)
+                && key.as_ref().is_none_or(|key| state.rows[seq].message.key.as_ref() == Some(key))
         });
         let (mut messages, mut bytes): (Vec<Message>, u64) = (Vec::new(), 0);
         for seq in meant {
@@ -129,7 +130,8 @@ impl Replays for MemoryOutbox {
             return Err(OutboxError::Fenced);
         }
         let places: Vec<Seq> = progress.receipts.iter().map(|entry| entry.seq).collect();
-        let Some(replay) = state.replay_mut(progress.replay).filter(|its| its.task.pos == progress.before) else {
+        let Some(replay) = state.replay_mut(progress.replay).filter(|its| its.task.pos == progress.before)
+        else {
             return Ok(None);
         };
         replay.task.pos = progress.after;

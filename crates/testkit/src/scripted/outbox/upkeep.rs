@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use outboxd_core::{Hold, HoldReason, HoldState, KeyHash, Message, Routes, Seq};
-use outboxd_engine::{Backlog, OutboxError, PurgeLimit, Purged, ReplayState, Rewound, Stranded, Swept, Term, Upkeep};
+use outboxd_engine::{
+    Backlog, OutboxError, PurgeLimit, Purged, ReplayState, Rewound, Stranded, Swept, Term, Upkeep,
+};
 use tokio::time::Instant;
 
 use super::{HeldRow, MemoryOutbox, Row};
