@@ -107,6 +107,9 @@ create table outbox.replay (
   pos            bigint not null,
   published      bigint not null default 0,
   skipped        bigint not null default 0,
+  -- The term that took it up last, and how many in a row did so and got nowhere.
+  taken_epoch    bigint,
+  takes          integer not null default 0,
   -- The message that could not be published, and why.
   stopped_seq    bigint,
   stopped_id     uuid,
@@ -176,7 +179,7 @@ begin
       else array[
         'select on %1$s.hold_history, %1$s.rewind, %1$s.term',
         'select (replay, state, who, why, requested_at, seqs, correlation_id, topic, created_from, created_before, seq_first, seq_last, '
-          'to_topic, rate, total, pos, published, skipped, stopped_seq, stopped_id, error, changed_at, changed_by) on %1$s.replay']
+          'to_topic, rate, total, pos, published, skipped, taken_epoch, takes, stopped_seq, stopped_id, error, changed_at, changed_by) on %1$s.replay']
       end
     loop
       execute format('grant ' || one || ' to %2$s', place, granted.grantee);

@@ -89,6 +89,9 @@ create table outbox_replay (
   published      integer not null default 0,
   -- Messages that an operator left out because they could not be published; the audit names them.
   skipped        integer not null default 0,
+  -- The term that took it up last, and how many in a row did so and got nowhere.
+  taken_epoch    integer,
+  takes          integer not null default 0,
   -- The message that could not be published, and why.
   stopped_seq    integer,
   stopped_id     text,

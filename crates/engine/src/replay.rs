@@ -4,6 +4,9 @@
 //! order. They are no part of the window: nothing waits for them, no key is busy because of them, and the cursor knows nothing of them. Live
 //! messages go first: a copy is handed over only while no live message waits, and only a small share of what may be in flight are copies.
 //!
+//! Before the first copy the database is told that this term takes the replay up: one of its messages may end the process, and relays
+//! that end one after the other without having got anywhere must not do so for ever. Live messages have [`crate::caution`] for that.
+//!
 //! What was acknowledged without a gap is written down about once a second. So a crash, an outage or the end of a term publishes some
 //! copies once more, from the place that was written down last, in the same order. An outage is nobody's fault; what is refused for its
 //! own sake, or whose topic cannot be written to, stops the replay, because nothing may be left out of one in silence.
@@ -35,11 +38,13 @@ const COPY: u64 = 1 << 63;
 /// Copies have at most this part of what may be in flight.
 const SHARE: usize = 16;
 /// Messages that one question looks at, meant or not: some milliseconds of the database's time.
-const ROWS_MAX: u32 = 5_000;
+const ROWS_MAX: u32 = 10_000;
 /// Between two times that progress is written down.
 const RECORD_EVERY: Duration = Duration::from_secs(1);
 /// Copies after which it is written down earlier.
 const RECORD_COPIES: usize = 20_000;
+/// So many terms that took a replay up and ended without a word, and nothing was written down: it is not taken up again.
+const IN_VAIN_MAX: u32 = 3;
 /// After a question or an answer that failed.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// What was not published in so long may be made up for at once; more than the loop sleeps.
@@ -55,7 +60,7 @@ pub(crate) enum ReplayAnswer {
 /// What waits to be handed over, in order.
 #[derive(Debug)]
 enum Waiting {
-    Copy(Message),
+    Copy(Box<Message>),
     /// Nothing that is meant is left up to here.
     Reached(Seq),
 }
@@ -104,13 +109,20 @@ struct Work {
     pos: Seq,
     /// Up to where the outbox was asked.
     read_to: Seq,
+    /// Messages that the next question looks at: the fewer are meant, the more.
+    rows: u32,
     waiting: VecDeque<Waiting>,
     slots: VecDeque<Slot>,
     /// Number of the first slot.
     first: u64,
+    /// Slots in front of which nothing is missing, and the place that they come to.
+    ready: usize,
+    reached: Seq,
     outstanding: usize,
     outstanding_bytes: usize,
     mood: Mood,
+    /// The database knows that this term works on it: nothing is published before.
+    is_noted: bool,
     recorded_at: Instant,
     /// The next copy may go, by the replay's own rate.
     due_at: Instant,
@@ -126,8 +138,8 @@ pub(crate) struct Replaying {
     pub(crate) calls: JoinSet<ReplayAnswer>,
     /// The question that is on its way, and where it goes on.
     asked: Option<Option<(i64, Seq)>>,
-    /// How many slots are being written down.
-    recording: Option<usize>,
+    /// How many slots are being written down, and the place that they come to.
+    recording: Option<(usize, Seq)>,
     /// A replay has ended: there may be another one.
     ask_again: bool,
     ask_at: Instant,
@@ -203,10 +215,13 @@ impl Replaying {
 }
 
 impl Work {
-    fn new(task: ReplayTask, first: u64, now: Instant) -> Self {
+    fn new(task: ReplayTask, enough: u32, first: u64, now: Instant) -> Self {
         Self {
             pos: task.pos,
+            reached: task.pos,
+            ready: 0,
             read_to: task.pos,
+            rows: enough,
             task,
             waiting: VecDeque::new(),
             slots: VecDeque::new(),
@@ -214,6 +229,7 @@ impl Work {
             outstanding: 0,
             outstanding_bytes: 0,
             mood: Mood::GoesOn,
+            is_noted: false,
             recorded_at: now,
             due_at: now,
             slow_to: None,
@@ -237,33 +253,28 @@ impl Work {
         self.waiting.clear();
     }
 
-    /// Slots in front of which nothing is missing.
-    fn prefix(&self) -> usize {
-        self.slots
-            .iter()
-            .take_while(|slot| matches!(slot, Slot::Acknowledged { .. } | Slot::Reached(_)))
-            .count()
-    }
-
-    /// The place that so many slots come to.
-    fn place(&self, slots: usize) -> Seq {
-        let places = self.slots.iter().take(slots).filter_map(|slot| match slot {
-            Slot::Acknowledged { entry, .. } => Some(entry.seq),
-            Slot::Reached(seq) => Some(*seq),
-            Slot::Published(_) | Slot::Failed => None,
-        });
-        places.last().unwrap_or(self.pos).max(self.pos)
-    }
-
-    /// What can be written down, if anything: how many slots, and what becomes of the replay.
-    fn recordable(&self, overdue: bool) -> Option<(usize, ReplayTurn)> {
-        let prefix = self.prefix();
-        if let Mood::Stopping(stop) = &self.mood {
-            let known = self.outstanding == 0 || overdue;
-            return known.then(|| (prefix, ReplayTurn::Stopped(stop.clone())));
+    /// Counts the slots in front of which nothing is missing.
+    fn look_how_far(&mut self) {
+        while let Some(slot) = self.slots.get(self.ready) {
+            self.reached = match slot {
+                Slot::Acknowledged { entry, .. } => entry.seq,
+                Slot::Reached(seq) => *seq,
+                Slot::Published(_) | Slot::Failed => return,
+            }
+            .max(self.reached);
+            self.ready += 1;
         }
-        let turn = if self.place(prefix) >= self.task.last { ReplayTurn::Done } else { ReplayTurn::GoesOn };
-        (prefix > 0).then_some((prefix, turn))
+    }
+
+    /// What becomes of the replay with what can be written down; `None`: nothing can.
+    fn recordable(&self, overdue: bool) -> Option<ReplayTurn> {
+        if let Mood::Stopping(stop) = &self.mood {
+            let is_known = self.outstanding == 0 || overdue;
+            return is_known.then(|| ReplayTurn::Stopped(stop.clone()));
+        }
+        let turn = if self.reached >= self.task.last { ReplayTurn::Done } else { ReplayTurn::GoesOn };
+        let is_to_be_noted = !self.is_noted && matches!(self.waiting.front(), Some(Waiting::Copy(_)));
+        (self.ready > 0 || is_to_be_noted).then_some(turn)
     }
 
     fn receipts(&self, slots: usize, now: Instant) -> Vec<ReceiptEntry> {
@@ -319,11 +330,9 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                 Some((work.task.replay, work.read_to))
             }
         };
-        let limit = PageLimit {
-            messages: u32::try_from(messages).unwrap_or(u32::MAX).min(self.config.page.messages),
-            bytes: (bytes as u64).min(self.config.page.bytes),
-        };
-        let query = ReplayQuery { term: self.term, going_on, limit, rows: ROWS_MAX };
+        let limit = PageLimit { messages: self.enough(), bytes: (bytes as u64).min(self.config.page.bytes) };
+        let rows = self.replay.work.as_ref().map_or(limit.messages, |work| work.rows);
+        let query = ReplayQuery { term: self.term, going_on, limit, rows };
         self.replay.asked = Some(going_on);
         let outbox = Arc::clone(self.outbox);
         self.replay.calls.spawn(async move {
@@ -335,6 +344,11 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
     /// Copies, and their bytes, that may be in flight.
     fn share(&self) -> (usize, usize) {
         ((self.config.in_flight_messages / SHARE).max(1), (self.config.in_flight_bytes / SHARE).max(1))
+    }
+
+    /// Messages that one question asks for.
+    fn enough(&self) -> u32 {
+        u32::try_from(self.share().0).unwrap_or(u32::MAX).min(self.config.page.messages).max(1)
     }
 
     pub(crate) fn replay_answered(
@@ -350,9 +364,9 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                 }
             }
             ReplayAnswer::Recorded(answer) => {
-                let slots = self.replay.recording.take().unwrap_or(0);
+                let (slots, place) = self.replay.recording.take().unwrap_or_default();
                 match answer {
-                    Ok(state) => self.recorded(slots, state),
+                    Ok(state) => self.recorded(slots, place, state),
                     Err(error) => self.replay_call_failed(error)?,
                 }
             }
@@ -387,6 +401,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             }
             return;
         };
+        let enough = self.enough();
         let work = match &mut self.replay.work {
             Some(work) if work.mood == Mood::GoesOn && Some((task.replay, work.read_to)) == going_on => work,
             // Asked for before it was to begin anew, or to stop.
@@ -394,15 +409,17 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             none @ None => {
                 tracing::info!(target: "outboxd::replay", replay = task.replay, who = task.who, total = task.total,
                     from = task.pos.0, to_topic = task.to_topic, rate = task.rate, "publishing again what a replay asks for");
-                none.insert(Work::new(task, self.lasting.replay_slot, now))
+                none.insert(Work::new(task, enough, self.lasting.replay_slot, now))
             }
         };
         if messages.is_empty() {
             // Looking for what is meant takes half of the connection that it shares, not all.
             self.replay.ask_at = now + took;
         }
+        let few = messages.len() * 4 < usize::try_from(work.rows).unwrap_or(usize::MAX);
+        work.rows = if few { work.rows.saturating_mul(2).min(ROWS_MAX.max(enough)) } else { enough };
         work.read_to = reached;
-        work.waiting.extend(messages.into_iter().map(Waiting::Copy));
+        work.waiting.extend(messages.into_iter().map(|message| Waiting::Copy(Box::new(message))));
         work.waiting.push_back(Waiting::Reached(reached));
     }
 
@@ -443,6 +460,15 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         let now = Instant::now();
         let (messages_max, bytes_max) = self.share();
         let Some(work) = &self.replay.work else { return Step::Wait };
+        if !work.is_noted {
+            return Step::Wait;
+        }
+        if work.task.in_vain >= IN_VAIN_MAX {
+            let relays = work.task.in_vain;
+            return Step::Stop(format!(
+                "{relays} relays ended without a word while they published from here on"
+            ));
+        }
         let is_slow = work.slow_to.is_some_and(|seq| message.seq <= seq);
         let alone = work.accused == Some(message.seq);
         let in_flight_max = if is_slow { 1 } else { messages_max };
@@ -639,6 +665,9 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
 
     /// Writes down how far the replay is, if it is time to.
     pub(crate) fn record_replay(&mut self) {
+        if let Some(work) = &mut self.replay.work {
+            work.look_how_far();
+        }
         self.leave_replay();
         let now = Instant::now();
         if self.replay.recording.is_some() || now < self.replay.record_at {
@@ -646,10 +675,12 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         }
         let hurried = self.quiet.is_some();
         let Some(work) = &self.replay.work else { return };
-        let Some((slots, turn)) = work.recordable(self.replay.overdue) else { return };
+        let Some(turn) = work.recordable(self.replay.overdue) else { return };
+        let slots = work.ready;
         let is_due =
             now.saturating_duration_since(work.recorded_at) >= RECORD_EVERY || slots >= RECORD_COPIES;
-        let must = hurried || is_due || turn != ReplayTurn::GoesOn || work.mood != Mood::GoesOn;
+        let must =
+            hurried || is_due || !work.is_noted || turn != ReplayTurn::GoesOn || work.mood != Mood::GoesOn;
         if !must {
             return;
         }
@@ -657,18 +688,18 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             term: self.term,
             replay: work.task.replay,
             before: work.pos,
-            after: work.place(slots),
+            after: work.reached,
             receipts: work.receipts(slots, now),
             turn,
         };
-        self.replay.recording = Some(slots);
+        self.replay.recording = Some((slots, work.reached));
         let outbox = Arc::clone(self.outbox);
         self.replay
             .calls
             .spawn(async move { ReplayAnswer::Recorded(outbox.replay_progress(&progress).await) });
     }
 
-    fn recorded(&mut self, slots: usize, state: Option<ReplayState>) {
+    fn recorded(&mut self, slots: usize, place: Seq, state: Option<ReplayState>) {
         self.replay.has_failed = false;
         let Some(work) = &mut self.replay.work else { return };
         let Some(state) = state else {
@@ -677,13 +708,16 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             // Nothing of it can be written down any more.
             work.mood = Mood::Leaving;
             work.waiting.clear();
+            work.ready = 0;
             for slot in work.slots.iter_mut().filter(|slot| !matches!(slot, Slot::Published(_))) {
                 *slot = Slot::Failed;
             }
             return;
         };
-        work.pos = work.place(slots);
+        work.pos = place;
         work.slots.drain(..slots);
+        work.ready -= slots;
+        work.is_noted = true;
         work.first += slots as u64;
         work.recorded_at = Instant::now();
         let (replay, pos) = (work.task.replay, work.pos.0);
@@ -711,7 +745,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
     fn leave_replay(&mut self) {
         let is_at_rest = self.replay.recording.is_none();
         let Some(work) = &mut self.replay.work else { return };
-        if !is_at_rest || work.outstanding > 0 || work.prefix() > 0 {
+        if !is_at_rest || work.outstanding > 0 || work.ready > 0 {
             return;
         }
         match work.mood {
@@ -719,6 +753,8 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             Mood::Leaving => self.replay.forget(),
             Mood::Anew => {
                 work.slots.clear();
+                work.ready = 0;
+                work.reached = work.pos;
                 work.first = self.lasting.replay_slot;
                 work.read_to = work.pos;
                 work.mood = Mood::GoesOn;

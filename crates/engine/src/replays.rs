@@ -86,6 +86,8 @@ pub struct ReplayTask {
     pub pos: Seq,
     /// Nothing behind this one is meant.
     pub last: Seq,
+    /// Terms in a row that took it up and wrote nothing down of it, if the last of them ended without a word.
+    pub in_vain: u32,
 }
 
 /// Which messages of which replay come next.
@@ -162,7 +164,7 @@ pub trait Replays: Send + Sync + 'static {
         query: &ReplayQuery,
     ) -> impl Future<Output = Result<Option<ReplayChunk>, OutboxError>> + Send;
 
-    /// Writes down how far a replay is, with receipts, in one statement. A replay that was paused or cancelled meanwhile stays so; what
+    /// Writes down how far a replay is, with receipts, in one statement; without receipts and at the same place, that this term takes it up. A replay that was paused or cancelled meanwhile stays so; what
     /// was published is written down all the same. The state that it has now; `None`: it does not stand where the leader thought, and
     /// nothing was written.
     ///

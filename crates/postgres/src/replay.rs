@@ -16,7 +16,7 @@ use crate::read::{clock, message};
 use crate::session::CallError;
 
 /// Columns of the answer before those of the message.
-const FRAME_COLUMNS: usize = 9;
+const FRAME_COLUMNS: usize = 10;
 
 impl PostgresOutbox {
     pub(crate) async fn read_replay(&self, query: &ReplayQuery) -> Result<Option<ReplayChunk>, OutboxError> {
@@ -111,6 +111,7 @@ fn task(row: &PgRow) -> Result<Option<(ReplayTask, Seq, i64)>, sqlx::Error> {
         total: u64::try_from(total).unwrap_or(0),
         pos: Seq(row.try_get("replay_pos")?),
         last: Seq(row.try_get("seq_last")?),
+        in_vain: u32::try_from(row.try_get::<i32, _>("in_vain")?).unwrap_or(0),
     };
     Ok(Some((task, Seq(row.try_get("reached")?), row.try_get("clock_us")?)))
 }

@@ -62,6 +62,7 @@ async fn chunk(
     fence(&mut transaction, query.term).await?;
     let found = sqlx::query(include_str!("sql/replay_task.sql"))
         .bind(query.going_on.map(|(replay, _)| replay))
+        .bind(query.term.epoch)
         .fetch_optional(&mut *transaction)
         .await?;
     let Some(row) = found else { return Ok(None) };
@@ -121,6 +122,7 @@ fn task(row: &SqliteRow) -> Result<ReplayTask, sqlx::Error> {
         total: count(row, "total")?,
         pos: Seq(row.try_get("pos")?),
         last: Seq(row.try_get("seq_last")?),
+        in_vain: row.try_get("in_vain")?,
     })
 }
 
@@ -145,6 +147,7 @@ async fn write(
         .bind(stop.map(|ReplayStop { error, .. }| error.as_str()))
         .bind(stop.map(|ReplayStop { seq, .. }| seq.0))
         .bind(stop.map(|ReplayStop { id, .. }| id.to_string()))
+        .bind(progress.term.epoch)
         .fetch_optional(&mut *transaction)
         .await?;
     let Some(moved) = moved else { return Ok(None) };
@@ -411,7 +414,8 @@ fn json<T: serde::Serialize>(values: &[T]) -> String {
 /// A time as our tables store it: to the millisecond, in UTC. What lies between two milliseconds counts as the later one.
 fn stored(at: OffsetDateTime) -> String {
     let at = at.to_offset(time::UtcOffset::UTC);
-    let up = if at.nanosecond() % 1_000_000 == 0 { at } else { at + time::Duration::milliseconds(1) };
+    let up =
+        if at.nanosecond().is_multiple_of(1_000_000) { at } else { at + time::Duration::milliseconds(1) };
     format!(
         "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
         up.year(),

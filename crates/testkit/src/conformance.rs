@@ -442,6 +442,7 @@ macro_rules! outbox_conformance {
             replaying::progress_of_a_replay_is_written_once_and_outlives_the_leader,
             replaying::a_replay_that_is_paused_meanwhile_stays_paused,
             replaying::replays_come_one_after_the_other,
+            replaying::relays_that_get_nowhere_with_a_replay_are_counted,
         }
     };
 }

@@ -301,3 +301,28 @@ async fn a_late_message_is_replayed_only_once_it_was_dispatched() {
     assert_eq!((copies(&broker, replay).len(), copies(&broker, again).len()), (3, 4));
     relay.drained().await;
 }
+
+/// It must not end every relay that comes after it, while live messages wait.
+#[tokio::test(start_paused = true)]
+async fn a_message_that_ends_the_relays_that_replay_it_stops_its_replay() {
+    let (table, broker, relay) = dispatched(5).await;
+    relay.drained().await;
+    let replay = table.replay(None, None, None);
+    broker.deadly("a3");
+    for _ in 0..3 {
+        let relay = Running::start(&table, &broker);
+        assert!(relay.task.await.unwrap_err().is_panic());
+        table.end_lead_session();
+    }
+    let relay = Running::start(&table, &broker);
+    state(&table, replay, ReplayState::Stopped).await;
+    assert!(table.replay_of(replay).stop.unwrap().error.starts_with("3 relays ended without a word"));
+    table.commit(&numbered("orders", "b", 0..3));
+    until("live messages go on", || table.receipts().len() == 8).await;
+    assert!(table.held().is_empty());
+    broker.harmless();
+    table.set_replay(replay, ReplayState::Running);
+    state(&table, replay, ReplayState::Done).await;
+    assert_eq!(first_copies(&broker, replay), payloads("a", 0..5));
+    relay.drained().await;
+}

@@ -1,5 +1,4 @@
 //! What may be typed about replays.
-#![expect(clippy::doc_markdown, reason = "doc comments here are what a terminal shows")]
 
 use clap::{Args, Subcommand};
 use outboxd_core::TopicPattern;

@@ -10,6 +10,8 @@ with found as materialized (
     error = case when $3 = 'running' then null else r.error end,
     stopped_seq = case when $3 = 'running' then null else r.stopped_seq end,
     stopped_id = case when $3 = 'running' then null else r.stopped_id end,
+    taken_epoch = null,
+    takes = 0,
     changed_at = clock_timestamp(),
     changed_by = $5
   from found f

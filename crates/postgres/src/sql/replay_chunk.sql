@@ -11,7 +11,10 @@
 with term as materialized (
   select c.high, c.seen, c.pos, c.until from outbox.cursor c where c.singleton and c.epoch = $1 and c.nonce = $2
 ), task as materialized (
-  select r.*, greatest(r.pos, coalesce($4, r.pos)) as above
+  select r.*, greatest(r.pos, coalesce($4, r.pos)) as above,
+    -- Terms that got nowhere with it, if the last of them ended without a word.
+    case when r.taken_epoch <> $1 and (select e.ended_at is null from outbox.term e where e.epoch = r.taken_epoch)
+      then r.takes else 0 end as in_vain
   from outbox.replay r
   where r.replay = coalesce($3, (
       select o.replay from outbox.replay o where o.state in ('running', 'paused', 'stopped') and o.state = 'running' order by o.replay limit 1
@@ -62,7 +65,7 @@ with term as materialized (
 ), taken as materialized (
   select m.seq from meant m where m.nth <= $6 and m.bytes_before < $7
 ), frame as materialized (
-  select r.replay, r.who, r.to_topic, r.rate, r.total, r.pos as replay_pos, r.seq_last,
+  select r.replay, r.who, r.to_topic, r.rate, r.total, r.pos as replay_pos, r.seq_last, r.in_vain,
     case
       when (select count(*) from taken) < (select count(*) from meant) then (select max(k.seq) from taken k)
       when r.seqs is null and (select count(*) from looked) >= $5 then (select max(l.seq) from looked l)

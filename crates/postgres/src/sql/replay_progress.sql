@@ -1,4 +1,4 @@
--- A replay ($3) stood at $4 and stands at $5 now. No row: it stands elsewhere, or the term is over (has_term says which).
+-- A replay ($3) stood at $4 and stands at $5 now. Without receipts and at the same place: it is taken up. No row: it stands elsewhere, or the term is over (has_term says which).
 --
 --   $1 epoch, $2 nonce                                         the term
 --   $6 first, $7 last, $8 messages, $9 packed                  receipts of the copies
@@ -16,6 +16,13 @@ with term as materialized (
     error = case when r.state = 'running' then $11 else r.error end,
     stopped_seq = case when r.state = 'running' then $12 else r.stopped_seq end,
     stopped_id = case when r.state = 'running' then $13 else r.stopped_id end,
+    taken_epoch = t.epoch,
+    takes = case
+      when cardinality($8::integer[]) > 0 then 0
+      when r.taken_epoch = t.epoch then r.takes
+      when (select e.ended_at is null from outbox.term e where e.epoch = r.taken_epoch) then r.takes + 1
+      else 1
+    end,
     changed_at = clock_timestamp()
   from term t
   where r.replay = $3 and r.pos = $4

@@ -6,6 +6,8 @@ set state = ?2,
   error = case when ?2 = 'running' then null else error end,
   stopped_seq = case when ?2 = 'running' then null else stopped_seq end,
   stopped_id = case when ?2 = 'running' then null else stopped_id end,
+  taken_epoch = null,
+  takes = 0,
   changed_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now'),
   changed_by = ?4
 where replay = ?1

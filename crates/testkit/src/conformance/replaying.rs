@@ -433,3 +433,42 @@ pub async fn what_is_purged_meanwhile_is_not_given_out<H: Operated>(harness: &H)
         .expect("discard");
     assert_eq!(none.done, 0);
 }
+
+/// A message that ends the process that publishes it must not end every one that comes after it.
+pub async fn relays_that_get_nowhere_with_a_replay_are_counted<H: Harness>(harness: &H) {
+    let (relay, term, all) = dispatch(harness, &Intent::several(3)).await;
+    let replay = harness.replay().await;
+    let take_up = async |relay: &H::Outbox, term: Term| {
+        let task = chunk(relay, query(term, None, 10)).await.expect("it runs").task;
+        let taken = progress(term, replay, task.pos, &[], ReplayTurn::GoesOn);
+        assert_eq!(relay.replay_progress(&taken).await.expect("write"), Some(ReplayState::Running));
+        let again = chunk(relay, query(term, None, 10)).await.expect("it runs").task;
+        assert_eq!(again.in_vain, 0, "its own term does not count");
+        task
+    };
+    assert_eq!(take_up(&relay, term).await.in_vain, 0);
+    harness.vanish(relay).await;
+    for terms in 1..3 {
+        let (relay, term, _) = leading(harness).await;
+        assert_eq!(take_up(&relay, term).await.in_vain, terms);
+        // Again within the term, after an outage.
+        take_up(&relay, term).await;
+        harness.vanish(relay).await;
+    }
+    let (relay, term, _) = leading(harness).await;
+    assert_eq!(take_up(&relay, term).await.in_vain, 3);
+    relay.step_down().await;
+    let (relay, term, _) = leading(harness).await;
+    let task = take_up(&relay, term).await;
+    assert_eq!(task.in_vain, 0, "one that ended in order has nothing to hide");
+    let some = progress(term, replay, task.pos, &all[..1], ReplayTurn::GoesOn);
+    relay.replay_progress(&some).await.expect("write");
+    harness.vanish(relay).await;
+    let (relay, term, _) = leading(harness).await;
+    assert_eq!(take_up(&relay, term).await.in_vain, 0, "it has got on");
+    harness.vanish(relay).await;
+    harness.change_replay(replay, ReplayChange::Pause).await;
+    harness.change_replay(replay, ReplayChange::Resume).await;
+    let (relay, term, _) = leading(harness).await;
+    assert_eq!(take_up(&relay, term).await.in_vain, 0, "an operator says that it is well");
+}

@@ -91,6 +91,8 @@ struct State {
     lap_ended_at: Instant,
     rewinds: Vec<Rewound>,
     replays: Vec<MemoryReplay>,
+    /// Terms that ended in order.
+    ended: BTreeSet<i64>,
     replayed: Vec<Seq>,
 }
 
@@ -130,6 +132,7 @@ impl Default for MemoryTable {
             lap_ended_at: Instant::now(),
             rewinds: Vec::new(),
             replays: Vec::new(),
+            ended: BTreeSet::new(),
             replayed: Vec::new(),
         })))
     }
@@ -690,6 +693,8 @@ impl Outbox for MemoryOutbox {
         if state.leader == Some(self.instance) {
             state.leader = None;
             state.terms_unsettled = 0;
+            let epoch = state.epoch;
+            state.ended.insert(epoch);
         }
     }
 }

@@ -21,6 +21,8 @@ pub struct MemoryReplay {
     pub published: u64,
     /// Why it was stopped.
     pub stop: Option<ReplayStop>,
+    /// The term that took it up last, and how many in a row got nowhere.
+    taken: (i64, u32),
 }
 
 impl MemoryTable {
@@ -37,9 +39,17 @@ impl MemoryTable {
             total: 0,
             pos: Seq(0),
             last,
+            in_vain: 0,
         };
         let key = key.map(str::to_owned);
-        state.replays.push(MemoryReplay { task, state: ReplayState::Running, key, published: 0, stop: None });
+        state.replays.push(MemoryReplay {
+            task,
+            state: ReplayState::Running,
+            key,
+            published: 0,
+            stop: None,
+            taken: (0, 0),
+        });
         replay
     }
 
@@ -47,6 +57,7 @@ impl MemoryTable {
     pub fn set_replay(&self, replay: i64, to: ReplayState) {
         if let Some(replay) = self.state().replay_mut(replay) {
             replay.state = to;
+            replay.taken = (0, 0);
         }
     }
 
@@ -91,7 +102,7 @@ impl Replays for MemoryOutbox {
             replay.state == ReplayState::Running
                 && query.going_on.is_none_or(|(number, _)| number == replay.task.replay)
         };
-        let Some(MemoryReplay { task, key, .. }) = state.replays.iter().find(is_asked_for) else {
+        let Some(MemoryReplay { task, key, taken, .. }) = state.replays.iter().find(is_asked_for) else {
             return Ok(None);
         };
         let above = query.going_on.map_or(task.pos, |(_, from)| from.max(task.pos));
@@ -120,7 +131,9 @@ impl Replays for MemoryOutbox {
             bytes += bytes_of(&message);
             messages.push(message);
         }
-        Ok(Some(ReplayChunk { task: task.clone(), messages, reached }))
+        let is_in_vain = taken.0 != query.term.epoch && !state.ended.contains(&taken.0);
+        let task = ReplayTask { in_vain: if is_in_vain { taken.1 } else { 0 }, ..task.clone() };
+        Ok(Some(ReplayChunk { task, messages, reached }))
     }
 
     async fn replay_progress(&self, progress: &ReplayProgress) -> Result<Option<ReplayState>, OutboxError> {
@@ -129,6 +142,8 @@ impl Replays for MemoryOutbox {
         if state.term != Some((progress.term.epoch, progress.term.nonce)) {
             return Err(OutboxError::Fenced);
         }
+        let epoch = progress.term.epoch;
+        let ended = state.ended.clone();
         let places: Vec<Seq> = progress.receipts.iter().map(|entry| entry.seq).collect();
         let Some(replay) = state.replay_mut(progress.replay).filter(|its| its.task.pos == progress.before)
         else {
@@ -136,6 +151,13 @@ impl Replays for MemoryOutbox {
         };
         replay.task.pos = progress.after;
         replay.published += places.len() as u64;
+        let takes = match replay.taken {
+            _ if !places.is_empty() => 0,
+            (taken, takes) if taken == epoch => takes,
+            (taken, takes) if taken > 0 && !ended.contains(&taken) => takes + 1,
+            _ => 1,
+        };
+        replay.taken = (epoch, takes);
         if replay.state == ReplayState::Running {
             match &progress.turn {
                 ReplayTurn::GoesOn => {}
