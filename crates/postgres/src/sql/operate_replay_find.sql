@@ -11,6 +11,19 @@ with cursor as materialized (
   where m.seq > $7 and m.seq <= (select s.up_to from span s)
   order by m.seq
   limit $9
+), met as materialized (
+  select l.seq
+  from looked l
+  cross join cursor c
+  where ($1::uuid[] is null or l.id = any ($1))
+    and ($2::text is null or l.correlation_id = $2)
+    and ($3::text is null or l.topic like $3)
+    and ($4::text is null or l.key = $4)
+    and ($5::timestamptz is null or l.created_at >= $5)
+    and ($6::timestamptz is null or l.created_at < $6)
+    -- The same as the relay asks (replay_chunk.sql).
+    and (l.seq <= c.high and pg_visible_in_snapshot(l.xid, c.seen)
+      or c.until is not null and l.seq <= c.pos and pg_visible_in_snapshot(l.xid, c.until))
 )
 select
   s.up_to,
@@ -18,18 +31,8 @@ select
   case when (select count(*) from looked) >= $9 then (select max(l.seq) from looked l) else s.up_to end as reached,
   array(
     select l.seq
-    from looked l
-    cross join cursor c
-    where ($1::uuid[] is null or l.id = any ($1))
-      and ($2::text is null or l.correlation_id = $2)
-      and ($3::text is null or l.topic like $3)
-      and ($4::text is null or l.key = $4)
-      and ($5::timestamptz is null or l.created_at >= $5)
-      and ($6::timestamptz is null or l.created_at < $6)
-      -- The same as the relay asks (replay_chunk.sql).
-      and (l.seq <= c.high and pg_visible_in_snapshot(l.xid, c.seen)
-        or c.until is not null and l.seq <= c.pos and pg_visible_in_snapshot(l.xid, c.until))
-      and (select true from outbox.held h where h.seq = l.seq) is null
+    from met l
+    where (select true from outbox.held h where h.seq = l.seq) is null
       and (select true from outbox.scheduled d where d.seq = l.seq) is null
       and (select true from outbox.held_action a where a.seq = l.seq and a.kind in ('discard', 'cancel') limit 1) is null
     order by l.seq

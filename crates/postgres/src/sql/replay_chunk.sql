@@ -24,9 +24,7 @@ with term as materialized (
   select w.*
   from task r
   cross join lateral (
-    select m.seq, m.xid, m.topic, m.key, m.correlation_id, m.created_at,
-      coalesce(octet_length(m.payload), 0) + coalesce(octet_length(m.key), 0) + coalesce(octet_length(m.headers::text), 0)
-        + coalesce(octet_length(m.tracestate), 0) as bytes
+    select m.seq, m.xid, m.topic, m.key, m.correlation_id, m.created_at
     from outbox.message m
     where r.seqs is null and m.seq > r.above and m.seq <= r.seq_last
     order by m.seq
@@ -37,16 +35,14 @@ with term as materialized (
   from task r
   cross join lateral unnest(r.seqs) as n (seq)
   cross join lateral (
-    select m.seq, m.xid, m.topic, m.key, m.correlation_id, m.created_at,
-      coalesce(octet_length(m.payload), 0) + coalesce(octet_length(m.key), 0) + coalesce(octet_length(m.headers::text), 0)
-        + coalesce(octet_length(m.tracestate), 0) as bytes
+    select m.seq, m.xid, m.topic, m.key, m.correlation_id, m.created_at
     from outbox.message m
     where m.seq = n.seq
     limit 1
   ) w
   where n.seq > r.above
-), meant as materialized (
-  select l.seq, row_number() over in_order as nth, sum(l.bytes) over in_order - l.bytes as bytes_before
+), met as materialized (
+  select l.seq
   from task r
   cross join term t
   cross join looked l
@@ -55,10 +51,22 @@ with term as materialized (
     and (r.correlation_id is null or l.correlation_id = r.correlation_id)
     and (r.created_from is null or l.created_at >= r.created_from)
     and (r.created_before is null or l.created_at < r.created_before)
-    -- Dispatched: the cursor has dealt with it, and nothing else has become of it. Each a probe; as `exists` the tables would be hashed.
+    -- Dispatched: the cursor has dealt with it,
     and (l.seq <= t.high and pg_visible_in_snapshot(l.xid, t.seen)
       or t.until is not null and l.seq <= t.pos and pg_visible_in_snapshot(l.xid, t.until))
-    and (select true from outbox.held h where h.seq = l.seq) is null
+), meant as materialized (
+  -- and nothing else has become of it. Each a probe, of those that are left; as `exists` the tables would be hashed.
+  select l.seq, row_number() over in_order as nth, sum(l.bytes) over in_order - l.bytes as bytes_before
+  from (
+    select k.seq, (
+        select coalesce(octet_length(m.payload), 0) + coalesce(octet_length(m.key), 0) + coalesce(octet_length(m.headers::text), 0)
+          + coalesce(octet_length(m.tracestate), 0)
+        from outbox.message m
+        where m.seq = k.seq
+      ) as bytes
+    from met k
+  ) l
+  where (select true from outbox.held h where h.seq = l.seq) is null
     and (select true from outbox.scheduled s where s.seq = l.seq) is null
     and (select true from outbox.held_action a where a.seq = l.seq and a.kind in ('discard', 'cancel') limit 1) is null
   window in_order as (order by l.seq rows unbounded preceding)
@@ -84,6 +92,6 @@ select f.*, m.seq, m.id,
   m.content_type, m.correlation_id, m.causation_id, m.traceparent, m.tracestate, m.created_at, m.deliver_after
 from frame f
 left join taken k on true
-left join lateral (select i.* from outbox.message i where i.seq = k.seq) m on true
+left join lateral (select i.* from outbox.message i where i.seq = k.seq limit 1) m on true
 left join lateral (select i.* from outbox.held_edit i where i.seq = k.seq limit 1) e on true
 order by k.seq
