@@ -37,6 +37,11 @@ use crate::topics::Leave;
 const COPY: u64 = 1 << 63;
 /// Copies have at most this part of what may be in flight.
 const SHARE: usize = 16;
+/// A replay that names no rate gets no more than these a second beside live messages: a copy takes its turn at everything that they need,
+/// also at the processor. Never none, so that it gets on.
+const BESIDE_LIVE: u32 = 1_000;
+/// So long after a live message was in flight another one is expected.
+const LIVE_FOR: Duration = Duration::from_millis(500);
 /// Messages that one question looks at, meant or not: some milliseconds of the database's time.
 const ROWS_MAX: u32 = 10_000;
 /// Between two times that progress is written down.
@@ -144,6 +149,8 @@ pub(crate) struct Replaying {
     ask_again: bool,
     ask_at: Instant,
     record_at: Instant,
+    /// When a live message was in flight last.
+    live_at: Option<Instant>,
     has_failed: bool,
     /// Copies are not acknowledged although Kafka answers: they are not waited for.
     overdue: bool,
@@ -159,6 +166,7 @@ impl Replaying {
             ask_again: false,
             ask_at: now,
             record_at: now,
+            live_at: None,
             has_failed: false,
             overdue: false,
             work: None,
@@ -180,6 +188,14 @@ impl Replaying {
     pub(crate) fn waits_alone(&self) -> bool {
         let Some(work) = &self.work else { return false };
         work.mood == Mood::GoesOn && work.next_is_accused() && work.due_at <= Instant::now()
+    }
+
+    /// Whether live messages flow: so many are in flight now.
+    fn is_beside_live(&mut self, messages: usize, now: Instant) -> bool {
+        if messages > 0 {
+            self.live_at = Some(now);
+        }
+        self.live_at.is_some_and(|at| now.saturating_duration_since(at) < LIVE_FOR)
     }
 
     /// An outage has ended: what it cost in time is not the topics' fault.
@@ -289,12 +305,15 @@ impl Work {
         entries.collect()
     }
 
-    /// When the next copy may go, and from then on the one behind it.
-    fn paced(&mut self, now: Instant) {
-        if let Some(rate) = self.task.rate.filter(|rate| *rate > 0) {
-            let earliest = now.checked_sub(BURST).unwrap_or(now);
-            self.due_at = self.due_at.max(earliest) + Duration::from_secs(1) / rate;
-        }
+    /// A copy has gone: when the next one may.
+    fn paced(&mut self, now: Instant, is_beside_live: bool) {
+        let (rate, burst) = match self.task.rate {
+            Some(rate) => (rate, BURST),
+            None if is_beside_live => (BESIDE_LIVE, BURST / 10),
+            None => return,
+        };
+        let earliest = now.checked_sub(burst).unwrap_or(now);
+        self.due_at = self.due_at.max(earliest) + Duration::from_secs(1) / rate.max(1);
     }
 }
 
@@ -459,6 +478,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
     fn publish_copy_again(&mut self, message: &Message) -> Step {
         let now = Instant::now();
         let (messages_max, bytes_max) = self.share();
+        let is_beside_live = self.replay.is_beside_live(self.window.messages(), now);
         let Some(work) = &self.replay.work else { return Step::Wait };
         if !work.is_noted {
             return Step::Wait;
@@ -473,7 +493,8 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         let alone = work.accused == Some(message.seq);
         let in_flight_max = if is_slow { 1 } else { messages_max };
         let is_full = work.outstanding >= in_flight_max || work.outstanding_bytes >= bytes_max;
-        if is_full || now < work.due_at || (alone && self.window.outstanding() > 0) {
+        let is_early = now < work.due_at && (is_beside_live || work.task.rate.is_some());
+        if is_full || is_early || (alone && self.window.outstanding() > 0) {
             return Step::Wait;
         }
         let replay = work.task.replay;
@@ -506,7 +527,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                     }));
                     work.outstanding += 1;
                     work.outstanding_bytes += bytes;
-                    work.paced(now);
+                    work.paced(now, is_beside_live);
                 }
                 Step::Published
             }

@@ -93,7 +93,7 @@ pub(crate) struct ReplayStart {
     /// Send the copies to this topic, by its full name at Kafka, instead of each to its own; the key decides the partition
     #[arg(long, value_name = "TOPIC")]
     pub(crate) to_topic: Option<String>,
-    /// Publish at most so many a second [default: as many as leave live messages alone]
+    /// Publish at most so many a second [default: all that goes, and 1000 while live messages flow]
     #[arg(long, value_name = "MESSAGES", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) rate: Option<u32>,
     /// Say how many messages are meant and show the first of them; change nothing
