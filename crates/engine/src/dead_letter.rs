@@ -247,7 +247,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         if self.quiet.is_some() || is_out {
             return;
         }
-        let overdue = |letter: &Letter| letter.since.elapsed() > self.config.outage_after;
+        let overdue = |letter: &Letter| self.has_answered_since(letter.since);
         let with_client: Vec<_> = self
             .copies
             .published
@@ -270,6 +270,12 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             let Some((token, letter)) = self.copies.waiting.pop_front() else { break };
             self.give_up(token, letter, "nothing is known of the dead-letter topic");
         }
+    }
+
+    /// Whether Kafka has answered so long after that time that an acknowledgement from then is overdue. When it answered last before an
+    /// outage says nothing: the outage is known only a while after it has begun.
+    pub(crate) fn has_answered_since(&self, since: Instant) -> bool {
+        self.heard_at.saturating_duration_since(since) > self.config.outage_after
     }
 
     fn give_up(&mut self, token: Token, letter: Letter, why: &str) {

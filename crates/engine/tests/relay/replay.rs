@@ -236,6 +236,29 @@ async fn a_topic_that_never_acknowledges_stops_its_replay_alone() {
     relay.drained().await;
 }
 
+/// D4. Nor one that does not acknowledge because nobody does, although others did after it was handed over.
+#[tokio::test(start_paused = true)]
+async fn an_outage_stops_no_replay_however_shortly_before_it_kafka_answered() {
+    let (table, broker, relay) = dispatched(3).await;
+    broker.create_topic("slow");
+    broker.silent_topic("slow", true);
+    let replay = table.replay(None, Some("slow"), None);
+    until("copies are with the client", || relay.counts().enqueued > 3).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    table.commit(&numbered("orders", "b", 0..1));
+    until("others are acknowledged", || table.receipts().len() == 4).await;
+    broker.silent(true);
+    broker.unreachable(true);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(table.replay_of(replay).state, ReplayState::Running);
+    broker.silent_topic("slow", false);
+    broker.silent(false);
+    broker.unreachable(false);
+    state(&table, replay, ReplayState::Done).await;
+    assert_eq!(broker.payloads("slow"), payloads("a", 0..3));
+    relay.drained().await;
+}
+
 /// Live messages first: a copy is handed over only while none of them waits, and few of what is in flight are copies.
 #[tokio::test(start_paused = true)]
 async fn live_messages_keep_flowing_beside_a_replay() {
