@@ -123,6 +123,7 @@ impl NewRelay for Child {
             .env("OUTBOXD__DATABASE__URL", url)
             .env("OUTBOXD__KAFKA__BOOTSTRAP_SERVERS", bootstrap)
             .env("OUTBOXD__HTTP__LISTEN", "127.0.0.1:0")
+            .env("OUTBOXD__ADMIN__LISTEN", "off")
             .env("OUTBOXD_LOG", "warn")
             .stdout(Stdio::null())
             .spawn()

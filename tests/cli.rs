@@ -43,17 +43,19 @@ pub(crate) fn run(directory: &Path, environment: &[(&str, &str)], arguments: &[&
 }
 
 /// An environment for an outbox in `shop.db` and a broker that is not there.
-pub(crate) const SHOP: [(&str, &str); 3] = [
+pub(crate) const SHOP: [(&str, &str); 4] = [
     ("OUTBOXD__DATABASE__URL", "sqlite:shop.db"),
     ("OUTBOXD__KAFKA__BOOTSTRAP_SERVERS", NOBODY),
     ("OUTBOXD__HTTP__LISTEN", "127.0.0.1:0"),
+    ("OUTBOXD__ADMIN__LISTEN", "off"),
 ];
 
-const COMMANDS: [&[&str]; 18] = [
+const COMMANDS: [&[&str]; 19] = [
     &[],
     &["run"],
     &["migrate"],
     &["migrate", "grants"],
+    &["migrate", "trace-indexes"],
     &["check"],
     &["status"],
     &["held"],
@@ -163,8 +165,11 @@ fn what_was_done_is_told_to_programs_as_well() {
     let planned = json(&["migrate", "--dry-run"]);
     assert_eq!(planned["pending"][1]["version"], 2, "{planned}");
     assert!(planned["pending"][0]["sql"].as_str().unwrap().contains("create table outbox_message"));
-    let applied =
-        serde_json::json!([{ "version": 1, "name": "outbox" }, { "version": 2, "name": "delivery" }]);
+    let applied = serde_json::json!([
+        { "version": 1, "name": "outbox" },
+        { "version": 2, "name": "delivery" },
+        { "version": 3, "name": "trace" },
+    ]);
     assert_eq!(json(&["migrate"])["applied"], applied);
     assert_eq!(json(&["migrate"])["applied"], serde_json::json!([]));
 }

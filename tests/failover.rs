@@ -54,9 +54,16 @@ impl Address {
     }
 }
 
-pub(crate) async fn replayed(standby: &Server) -> bool {
+/// Whether the standby has all that the primary has written until now.
+pub(crate) async fn has_it_all(standby: &Server, primary: &Server) -> bool {
+    let mut connection = PgConnection::connect(&primary.url("postgres")).await.unwrap();
+    let written: String = sqlx::query_scalar("select pg_current_wal_insert_lsn()::text")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
     let mut connection = PgConnection::connect(&standby.url("postgres")).await.unwrap();
-    sqlx::query_scalar("select pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()")
+    sqlx::query_scalar("select coalesce(pg_last_wal_replay_lsn() >= $1::text::pg_lsn, false)")
+        .bind(written)
         .fetch_one(&mut connection)
         .await
         .unwrap()
@@ -82,7 +89,8 @@ async fn a_promoted_standby_loses_nothing_and_needs_no_operator() {
     checker::dealt_with(&primary.url("postgres"), SOON).await;
     let settled = high(&primary.url("postgres")).await;
     eventually("the standby has it all", SOON, async || {
-        (replayed(&standby).await && high(&standby.url("postgres")).await == settled).then_some(())
+        (has_it_all(&standby, &primary).await && high(&standby.url("postgres")).await == settled)
+            .then_some(())
     })
     .await;
     primary.kill_9().await.unwrap();

@@ -258,6 +258,7 @@ async fn a_blocked_standard_output_stops_nothing_and_is_counted() {
         ("OUTBOXD__DATABASE__URL", url.as_str()),
         ("OUTBOXD__KAFKA__BOOTSTRAP_SERVERS", NOBODY),
         ("OUTBOXD__HTTP__LISTEN", "127.0.0.1:0"),
+        ("OUTBOXD__ADMIN__LISTEN", "off"),
         // The most talkative that a relay can be: some hundred lines a second.
         ("OUTBOXD__KAFKA__PROPERTIES__DEBUG", "all"),
         ("OUTBOXD__KAFKA__PROPERTIES__RECONNECT_BACKOFF_MS", "10"),

@@ -9,7 +9,11 @@ mod cli;
 
 mod http;
 
+mod admin;
+
 mod migrations;
+
+mod trace_indexes;
 
 mod writing;
 
@@ -21,7 +25,13 @@ mod inbox;
 
 mod recipes;
 
+mod spans;
+
+mod correlation;
+
 mod operate;
+
+mod trace;
 
 mod conformance;
 

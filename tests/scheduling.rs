@@ -11,7 +11,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::failover::{Address, replayed};
+use crate::failover::{Address, has_it_all};
 use crate::support::{Place, SOON, emit_on};
 
 /// Due messages leave within a second of their time.
@@ -115,7 +115,8 @@ async fn scheduled_intents_outlive_a_crash_of_the_database_and_leave_the_promote
     let mut connection = connect(&place).await;
     emit_on(&mut connection, &place.topic, "k", "{}").await;
     relay.wait_until("it leads again", SOON, |m| m.sum("outboxd_dispatched_total", &[]) >= 1.0).await;
-    eventually("the standby has it all", SOON, async || replayed(&standby).await.then_some(())).await;
+    eventually("the standby has it all", SOON, async || has_it_all(&standby, &primary).await.then_some(()))
+        .await;
     primary.kill_9().await.unwrap();
     standby.promote().await.unwrap();
     address.leads_to(&standby);

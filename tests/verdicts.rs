@@ -83,7 +83,7 @@ async fn emit_sized(connection: &mut PgConnection, topic: &str, key: &str, bytes
     .unwrap()
 }
 
-async fn set_limit(topic: &str, bytes: &str) {
+pub(crate) async fn set_limit(topic: &str, bytes: &str) {
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", shared::kafka()).create().unwrap();
     let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("max.message.bytes", bytes);

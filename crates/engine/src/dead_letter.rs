@@ -15,8 +15,9 @@ use rand::RngExt;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
+use crate::attempt::{Answer, Attempt, Followed, ended};
 use crate::caution::Pace;
-use crate::observe::Event;
+use crate::observe::{Event, Outcome};
 use crate::outbox::Outbox;
 use crate::pipeline::Pipeline;
 use crate::publisher::{EnqueueError, Publisher, Token};
@@ -34,6 +35,8 @@ pub(crate) struct Letter {
     since: Instant,
     /// With nothing else in flight: it failed in company, or the run is cautious.
     alone: bool,
+    /// Whoever follows the copy that is with the client.
+    followed: Followed,
 }
 
 impl Letter {
@@ -44,7 +47,7 @@ impl Letter {
         let age =
             time::Duration::try_from(since.saturating_duration_since(meta.inserted_at)).unwrap_or_default();
         let parked_at = from.checked_add(age).unwrap_or(from);
-        Self { meta, message, hold, parked_at, since, alone }
+        Self { meta, message, hold, parked_at, since, alone, followed: None }
     }
 
     fn topic(&self) -> &str {
@@ -117,7 +120,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         published
     }
 
-    fn hand_over(&mut self, token: Token, letter: Letter) -> Handed {
+    fn hand_over(&mut self, token: Token, mut letter: Letter) -> Handed {
         if letter.alone && self.window.outstanding() > 0 {
             return Handed::Wait(letter);
         }
@@ -158,6 +161,13 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         }
         match self.publisher.enqueue(token, record) {
             Ok(()) => {
+                letter.followed = self.observer.attempt(&Attempt {
+                    message: &letter.message,
+                    topic: letter.topic(),
+                    is_dead_letter: true,
+                    attempts: 0,
+                    waited_since: letter.since,
+                });
                 if letter.alone {
                     self.caution.handed_over(Instant::now());
                 }
@@ -186,8 +196,10 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         result: Result<Receipt, DeliveryError>,
     ) -> bool {
         self.window.copy_reported(token);
+        let followed = letter.followed.take();
         let error = match result {
-            Ok(Receipt { partition, offset }) => {
+            Ok(receipt @ Receipt { partition, offset }) => {
+                ended(followed, Answer::Acknowledged(receipt));
                 letter.hold.dead_letter = Some(format!("{}[{partition}]@{offset}", letter.topic()));
                 self.observer.observe(&Event::DeadLettered);
                 self.settle_copied(token, &letter.meta, letter.hold);
@@ -196,7 +208,12 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             Err(error) => error,
         };
         // As if it were the last attempt: what is not an outage and happens to it alone is its own.
-        match classify(error.fault, letter.alone, 0, 1) {
+        let verdict = classify(error.fault, letter.alone, 0, 1);
+        ended(followed, Answer::Failed(&error, Outcome::of(&verdict)));
+        let Meta { seq, id, correlation_id, .. } = &letter.meta;
+        tracing::debug!(target: "outboxd::classify", seq = seq.0, message_id = %id, correlation_id, topic = letter.topic(),
+            error = error.code, ?verdict, "attempt to copy a parked message failed");
+        match verdict {
             Verdict::Outage => {
                 self.kafka_is_out(&error.code);
                 self.rewind_when_quiet(true, false);

@@ -17,7 +17,13 @@ pub mod rebase;
 
 pub mod replays;
 
+pub mod receipts;
+
+pub mod trace;
+
 pub mod observe;
+
+pub mod attempt;
 
 pub mod config;
 
@@ -59,6 +65,7 @@ mod sweep;
 
 mod drain;
 
+pub use attempt::{Answer, Attempt, Follow};
 pub use config::RelayConfig;
 pub use observe::{Event, Observe, Outcome, Side};
 pub use operate::{
@@ -72,6 +79,7 @@ pub use outbox::{
 };
 pub use publisher::{EnqueueError, Publisher, PublisherStats, Report, Token, TopicState};
 pub use rebase::{Rebase, RebaseFigures, RebasePlan};
+pub use receipts::{Landing, ReceiptRow, Receipts};
 pub use relay::{Relay, RelayError};
 pub use replays::{
     OperateReplays, ReplayChange, ReplayChunk, ReplayError, ReplayFilter, ReplayFound, ReplayInfo,

@@ -361,6 +361,7 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
             key_shown: message.key.as_deref().filter(|_| self.config.log_keys).map(Box::from),
             released: released.map(|(attempts, _)| attempts),
             inserted_at: read_at.checked_sub(message.age).unwrap_or(read_at),
+            followed: None,
         }
     }
 

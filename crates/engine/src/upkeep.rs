@@ -51,12 +51,14 @@ pub struct Purged {
 }
 
 /// A message that the cursor had passed and nobody had delivered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stranded {
     /// Its place.
     pub seq: Seq,
     /// Its id.
     pub id: Uuid,
+    /// Its correlation id.
+    pub correlation_id: String,
 }
 
 /// What a turn of the sweep found.

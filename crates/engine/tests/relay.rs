@@ -12,6 +12,9 @@ use outboxd_testkit::scripted::{MemoryTable, ScriptedBroker, Written};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+#[path = "relay/attempts.rs"]
+mod attempts;
+
 #[path = "relay/caution.rs"]
 mod caution;
 

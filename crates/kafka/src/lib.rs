@@ -34,4 +34,4 @@ pub use inspect::{OutboxFacts, inspect};
 pub use mock::{MockBroker, MockRefusal};
 pub use properties::{PropertyProblem, is_secret, validate};
 pub use publisher::{CreateError, KafkaPublisher};
-pub use reader::{ReadError, ReadRecord, RecordReader};
+pub use reader::{Absence, AtPlace, Bounds, PlaceReader, ReadError, ReadRecord, RecordReader, Span};

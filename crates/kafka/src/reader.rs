@@ -1,9 +1,13 @@
-//! Reads topics from their beginning. Joins no group, commits nothing, leaves no trace in the cluster.
+//! Reads topics: from their beginning, or where records are said to be. Joins no group, commits nothing, leaves no trace in the
+//! cluster.
+
+mod places;
 
 use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
+use outboxd_core::Fault;
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
@@ -12,8 +16,10 @@ use tokio::task::spawn_blocking;
 
 use crate::config::KafkaConfig;
 use crate::connection::Connection;
-use crate::fault::name_of;
+use crate::fault::{fault_of, name_of};
 use crate::properties::creation_reason;
+
+pub use places::{Absence, AtPlace, Bounds, PlaceReader, Span};
 
 /// Why nothing can be read.
 #[derive(Debug, thiserror::Error)]
@@ -21,11 +27,16 @@ pub enum ReadError {
     /// librdkafka made no client.
     #[error("create Kafka client: {0}")]
     Client(String),
+    /// No broker answers.
+    #[error("reach Kafka: {0}")]
+    Brokers(String),
     /// A topic does not exist or may not be read.
     #[error("look up topic {topic}: {code}")]
     Topic {
         /// The topic.
         topic: String,
+        /// What happened, in our words.
+        fault: Fault,
         /// librdkafka's name for the reason.
         code: String,
     },
@@ -130,16 +141,38 @@ fn partitions_of(
     topic: &str,
     within: Duration,
 ) -> Result<i32, ReadError> {
-    let failed = |code: String| ReadError::Topic { topic: topic.to_owned(), code };
+    let unknown =
+        |fault, code: &str| ReadError::Topic { topic: topic.to_owned(), fault, code: code.to_owned() };
     if !outboxd_core::record::topic_is_legal(topic) {
-        return Err(failed("InvalidTopic".to_owned()));
+        return Err(unknown(Fault::InvalidRecord, "InvalidTopic"));
     }
-    let metadata = consumer.fetch_metadata(Some(topic), within).map_err(|error| failed(reason(&error)))?;
+    let metadata = consumer.fetch_metadata(Some(topic), within).map_err(|error| failed(topic, &error))?;
     let found = metadata.topics().iter().find(|found| found.name() == topic);
-    let found = found.ok_or_else(|| failed("UnknownTopic".to_owned()))?;
+    let found = found.ok_or_else(|| unknown(Fault::TopicUnknown, "UnknownTopic"))?;
     match found.error() {
-        Some(error) => Err(failed(name_of(error.into()))),
+        Some(error) => Err(failed(topic, &KafkaError::MetadataFetch(error.into()))),
         None => Ok(i32::try_from(found.partitions().len()).unwrap_or(i32::MAX)),
+    }
+}
+
+/// What an error says of a topic, or of the way to it.
+fn failed(topic: &str, error: &KafkaError) -> ReadError {
+    let Some(code) = error.rdkafka_error_code() else { return ReadError::Read(error.to_string()) };
+    match fault_of(code) {
+        fault @ (Fault::TopicUnknown | Fault::TopicUnauthorized) => {
+            ReadError::Topic { topic: topic.to_owned(), fault, code: name_of(code) }
+        }
+        Fault::Unreachable
+        | Fault::TimedOut
+        | Fault::BrokerNotReady
+        | Fault::Authentication
+        | Fault::ClusterUnauthorized => ReadError::Brokers(name_of(code)),
+        Fault::Fenced
+        | Fault::FatalProducer
+        | Fault::Purged
+        | Fault::TooLarge
+        | Fault::InvalidRecord
+        | Fault::Unknown => ReadError::Read(name_of(code)),
     }
 }
 

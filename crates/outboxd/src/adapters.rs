@@ -10,7 +10,7 @@ use crate::config::{Config, Database};
 use crate::failure::Failure;
 
 /// The adapter of the database, configured.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Adapter {
     /// PostgreSQL.
     Postgres(Box<PostgresConfig>),

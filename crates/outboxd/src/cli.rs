@@ -5,6 +5,10 @@ mod held;
 
 mod replay;
 
+mod trace;
+
+mod trace_indexes;
+
 use std::path::PathBuf;
 
 use crate::config::Sources;
@@ -15,6 +19,8 @@ use uuid::Uuid;
 
 pub(crate) use held::{EditArguments, Held, HeldBulk, Meant};
 pub(crate) use replay::{Replay, ReplayDecision, ReplayStart};
+pub(crate) use trace::{Asked, Trace};
+pub(crate) use trace_indexes::TraceIndexesArguments;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -26,6 +32,8 @@ Examples:
       relays until SIGTERM, with OUTBOXD__DATABASE__URL and OUTBOXD__KAFKA__BOOTSTRAP_SERVERS set
   outboxd held list
       shows what is set aside, and why
+  outboxd trace req-8f2e
+      says what happened to that request's messages
 
 Exit codes:
   0  done                     69  a dependency cannot be reached (never of `run`)
@@ -61,6 +69,8 @@ Examples:
   outboxd migrate --dry-run > outbox.sql
   outboxd migrate --schema orders_outbox
   outboxd migrate grants --writer app --relay relay --reader ops
+  outboxd migrate trace-indexes
+      what makes `trace` quick; optional
   outboxd migrate --inbox --database-url postgres://owner@localhost/shipping
       installs the inbox in the database of a consumer; it needs no outbox there
 
@@ -173,6 +183,15 @@ pub(crate) enum Command {
     /// Show leader, cursor, backlog and held messages
     #[command(after_help = STATUS_EXAMPLES)]
     Status(Output),
+    /// Say what happened to a message or a transaction, from the application's commit to the consumer
+    ///
+    /// ID is recognised: a UUID is a message id, or a correlation id; topic/partition@offset is a record in Kafka; 32 hexadecimal digits, or a
+    /// whole traceparent, are a trace id; anything else is an idempotency key or a correlation id. The flags say exactly which it is.
+    ///
+    /// Prints the timeline of each message, what caused what, where it landed, and of what is undelivered what it waits for. Changes
+    /// nothing, and works with the reader's role. Payloads are shown with --payload alone.
+    #[command(after_help = trace::EXAMPLES)]
+    Trace(Trace),
     /// Look at messages that were set aside, and decide about them
     #[command(subcommand, after_help = held::EXAMPLES)]
     Held(Held),
@@ -233,7 +252,7 @@ pub(crate) struct Demo {
 /// `migrate`.
 #[derive(Debug, Args)]
 pub(crate) struct Migrate {
-    /// Grant on the outbox instead.
+    /// Grant on the outbox, or build indexes, instead.
     #[command(subcommand)]
     pub(crate) command: Option<MigrateCommand>,
     /// Install the inbox instead: the table in which consumers keep the ids of what they have handled
@@ -258,6 +277,12 @@ pub(crate) enum MigrateCommand {
     /// Needs the owner of the outbox or of the inbox. No superuser, no CREATEROLE: roles are the administrator's to create.
     #[command(after_help = GRANTS_EXAMPLES)]
     Grants(Grants),
+    /// Build the indexes that `trace` uses, or drop them: optional, because each costs the application's commits a little
+    ///
+    /// Needs the owner of the outbox. On PostgreSQL no writer waits: each index is built concurrently, which takes until every transaction
+    /// that is open now has ended; what an interrupted build left is found and built anew. On SQLite writes wait while one index is built.
+    #[command(after_help = trace_indexes::EXAMPLES)]
+    TraceIndexes(TraceIndexesArguments),
 }
 
 /// `migrate grants`.

@@ -18,6 +18,10 @@ mod scheduled;
 
 mod status;
 
+mod trace;
+
+mod trace_indexes;
+
 pub(crate) use check::check;
 pub(crate) use configuration::{check as config_check, show as config_show};
 pub(crate) use healthcheck::healthcheck;
@@ -27,3 +31,5 @@ pub(crate) use rebase::rebase;
 pub(crate) use replay::replay;
 pub(crate) use scheduled::scheduled;
 pub(crate) use status::status;
+pub(crate) use trace::{Tracer, query_of, trace};
+pub(crate) use trace_indexes::trace_indexes;

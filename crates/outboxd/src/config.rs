@@ -13,7 +13,11 @@ mod database_url;
 
 mod properties;
 
+mod opentelemetry;
+
 mod routes;
+
+mod admin;
 
 mod reference;
 
@@ -28,8 +32,10 @@ use outboxd_kafka::{Compression, KafkaConfig};
 use outboxd_postgres::schema::SchemaName;
 use secrecy::{ExposeSecret, SecretString};
 
+pub(crate) use admin::AdminSection;
 pub(crate) use database_url::{Database, REDACTED};
 pub(crate) use keys::{KEYS, Key};
+pub(crate) use opentelemetry::{Export, Exporting};
 pub(crate) use raw::{Origin, RawConfig, Sources};
 pub(crate) use reference::toml_file;
 
@@ -145,8 +151,12 @@ pub(crate) struct Config {
     pub(crate) relay: RelayConfig,
     /// Where to serve HTTP.
     pub(crate) listen: SocketAddr,
+    /// The admin listener; `None` if it is off.
+    pub(crate) admin: Option<AdminSection>,
     /// The log.
     pub(crate) log: LogSection,
+    /// Whether spans are exported.
+    pub(crate) export: Export,
     /// Where the process ends, in crash tests.
     #[cfg(feature = "failpoints")]
     pub(crate) failpoint: Option<crate::failpoint::Failpoint>,
@@ -176,6 +186,7 @@ impl Config {
         let raw = raw.with_failpoint(sources);
         let mut config = Self::validate(raw, needs)?;
         config.log.color = sources.color();
+        config.export = Export::of(&sources.environment);
         Ok(config)
     }
 
@@ -224,11 +235,13 @@ impl Config {
             lead_session: check.millis("relay.lead_session_ms"),
             relay,
             listen: check.address("http.listen"),
+            admin: check.admin(needs),
             log: LogSection {
                 format: check.log_format(),
                 filter: check.text("log.filter", filter_is_legal).unwrap_or_default(),
                 color: false,
             },
+            export: Export::Off,
             #[cfg(feature = "failpoints")]
             failpoint: raw.failpoint,
             shown: Vec::new(),
@@ -338,7 +351,7 @@ impl Check {
     }
 
     fn address(&mut self, name: &str) -> SocketAddr {
-        self.parsed(name, |text| text.parse().ok()).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)))
+        self.parsed(name, |text| text.parse().ok()).unwrap_or_else(default_address)
     }
 
     fn log_format(&mut self) -> LogFormat {
@@ -395,41 +408,47 @@ impl Check {
         });
     }
 
-    /// The later of `database.url` and `database.url_file`. The file is read only if the command needs the database.
-    fn database(&mut self, needed: bool, driver_variables: &[&str]) -> Option<Database> {
-        let (url, file) = (self.get("database.url"), self.get("database.url_file"));
-        let (text, key, origin) = match (url, file) {
-            (Some((_, url)), Some((_, file))) if url == file => {
+    /// The later of a key and of the one that names a file which holds the same, and which of the two it was. The file is read only if the
+    /// command needs it.
+    fn text_or_file(
+        &mut self,
+        name: &'static str,
+        file_name: &'static str,
+        needed: bool,
+    ) -> Option<(SecretString, &'static str, Origin)> {
+        match (self.get(name), self.get(file_name)) {
+            (Some((_, text)), Some((_, file))) if text == file => {
                 self.problems.push(Problem {
-                    key: "database.url".to_owned(),
-                    said: "database.url and database.url_file are both set: set one".to_owned(),
-                    origin: url,
+                    key: name.to_owned(),
+                    said: format!("{name} and {file_name} are both set: set one"),
+                    origin: text,
                 });
-                return None;
+                None
             }
-            (Some((text, url)), file) if file.as_ref().is_none_or(|(_, file)| *file < url) => {
-                (text, "database.url", url)
+            (Some((text, origin)), file) if file.as_ref().is_none_or(|(_, file)| *file < origin) => {
+                Some((SecretString::from(text), name, origin))
             }
-            (_, Some((path, origin))) => {
-                if !needed {
-                    return None;
+            (_, Some(_)) if !needed => None,
+            (_, Some((path, origin))) => match read_secret(file_name, &path) {
+                Ok(text) => Some((text, file_name, origin)),
+                Err(said) => {
+                    self.problems.push(Problem { key: file_name.to_owned(), said, origin });
+                    None
                 }
-                match read_secret("database.url_file", &path) {
-                    Ok(text) => (text.expose_secret().to_owned(), "database.url_file", origin),
-                    Err(said) => {
-                        self.problems.push(Problem { key: "database.url_file".to_owned(), said, origin });
-                        return None;
-                    }
-                }
+            },
+            (_, None) => None,
+        }
+    }
+
+    fn database(&mut self, needed: bool, driver_variables: &[&str]) -> Option<Database> {
+        let Some((text, key, origin)) = self.text_or_file("database.url", "database.url_file", needed) else {
+            let is_set = self.get("database.url").or_else(|| self.get("database.url_file")).is_some();
+            if needed && !is_set {
+                self.missing("database.url", "--database-url");
             }
-            (_, None) => {
-                if needed {
-                    self.missing("database.url", "--database-url");
-                }
-                return None;
-            }
+            return None;
         };
-        match Database::parse(text.trim()) {
+        match Database::parse(text.expose_secret().trim()) {
             Ok(database) => {
                 // A command that connects to nothing works where the certificates are not.
                 let problems = if needed { database.tls_problems(driver_variables) } else { Vec::new() };
@@ -490,6 +509,7 @@ fn shown(
                 Database::parse(typed.text.expose_secret())
                     .map_or_else(|_| REDACTED.to_owned(), |database| database.shown()),
             ),
+            (Kind::Token, Some(_), _) => Some(REDACTED.to_owned()),
             (Kind::File, Some(typed), _) => Some(shown_path(typed.text.expose_secret())),
             (Kind::Instance, None, _) => Some(config.instance.clone()),
             (_, Some(typed), _) => Some(typed.text.expose_secret().to_owned()),
@@ -500,6 +520,11 @@ fn shown(
         shown.push(Shown { key: key.name.to_owned(), value, from });
     }
     shown
+}
+
+/// Stands in for an address that was refused.
+fn default_address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
 fn instance_is_legal(name: &str) -> bool {

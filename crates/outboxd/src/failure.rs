@@ -49,6 +49,11 @@ impl Failure {
         Self { kind: self.kind, cause: self.cause.context(said) }
     }
 
+    /// Whether something was asked for that cannot be.
+    pub(crate) fn is_usage(&self) -> bool {
+        self.kind == Kind::Usage
+    }
+
     /// The exit code.
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.kind as u8)

@@ -12,6 +12,8 @@ mod failure;
 
 mod telemetry;
 
+mod spans;
+
 mod metrics;
 
 mod standing;
@@ -22,6 +24,8 @@ mod observers;
 mod failpoint;
 
 mod http;
+
+mod admin;
 
 mod adapters;
 
@@ -68,6 +72,10 @@ fn obey(global: &Global, command: Command) -> Result<ExitCode, Failure> {
             let config = load(asked.schema_or_default(), Needs::DATABASE)?;
             wait(commands::grants(Adapter::of(&config)?, &asked))?;
         }
+        Command::Migrate(Migrate { command: Some(MigrateCommand::TraceIndexes(asked)), .. }) => {
+            let config = load(asked.schema.as_deref(), Needs::DATABASE)?;
+            wait(commands::trace_indexes(Adapter::of(&config)?, &asked))?;
+        }
         Command::Migrate(asked) => {
             let config = load(asked.schema_or_default(), Needs::DATABASE)?;
             wait(commands::migrate(Adapter::of(&config)?, &asked))?;
@@ -79,6 +87,10 @@ fn obey(global: &Global, command: Command) -> Result<ExitCode, Failure> {
         Command::Status(asked) => {
             let config = load(None, Needs::DATABASE)?;
             wait(commands::status(Adapter::of(&config)?, asked.output))?;
+        }
+        Command::Trace(asked) => {
+            let config = load(None, if asked.needs_kafka() { Needs::BOTH } else { Needs::DATABASE })?;
+            wait(commands::trace(Adapter::of(&config)?, &config.kafka, &asked))?;
         }
         Command::Held(asked) => {
             let config = load(None, Needs::DATABASE)?;

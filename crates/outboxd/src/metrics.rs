@@ -18,6 +18,7 @@ use outboxd_core::HoldReason;
 use outboxd_engine::{Backlog, Event, Observe, Outcome, PublisherStats, ReplayState, Side};
 use tokio::time::Instant;
 
+use crate::spans::SpanCounts;
 use crate::telemetry::DroppedLines;
 pub(crate) use declared::METRICS;
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub(crate) struct Metrics {
     recorder: PrometheusRecorder,
     prometheus: PrometheusHandle,
     dropped_lines: DroppedLines,
+    spans: SpanCounts,
 }
 
 impl fmt::Debug for Metrics {
@@ -93,6 +95,9 @@ struct Handles {
     stranded: Counter,
     lap_age: Gauge,
     dropped_lines: Counter,
+    spans_exported: Counter,
+    spans_queue_full: Counter,
+    spans_export_failed: Counter,
 }
 
 impl Metrics {
@@ -125,7 +130,13 @@ impl Metrics {
         let handles = Handles::register(&recorder);
         let prometheus = recorder.handle();
         let delivery = Mutex::new(Delivery::new(Instant::now()));
-        Ok(Self { handles, topics: Mutex::default(), delivery, recorder, prometheus, dropped_lines })
+        let spans = SpanCounts::default();
+        Ok(Self { handles, topics: Mutex::default(), delivery, recorder, prometheus, dropped_lines, spans })
+    }
+
+    /// Where spans are counted.
+    pub(crate) fn span_counts(&self) -> SpanCounts {
+        self.spans.clone()
     }
 
     /// The exposition, with what depends on the time of asking computed now.
@@ -141,6 +152,9 @@ impl Metrics {
         self.handles.measured_age.set(measured.as_secs_f64());
         self.handles.heartbeat_age.set(heartbeat.as_secs_f64());
         self.handles.dropped_lines.absolute(self.dropped_lines.get());
+        self.handles.spans_exported.absolute(self.spans.exported());
+        self.handles.spans_queue_full.absolute(self.spans.queue_full());
+        self.handles.spans_export_failed.absolute(self.spans.export_failed());
         self.prometheus.render()
     }
 
@@ -289,6 +303,8 @@ impl Handles {
             [Side::Database, Side::Kafka]
                 .map(|side| self::counter(recorder, name, &[("side", side.as_str())]))
         };
+        let spans_dropped =
+            |reason| self::counter(recorder, "outboxd_spans_dropped_total", &[("reason", reason)]);
         Self {
             leader: gauge("outboxd_leader"),
             epoch: gauge("outboxd_epoch"),
@@ -348,6 +364,9 @@ impl Handles {
             stranded: counter("outboxd_stranded_total"),
             lap_age: gauge("outboxd_sweep_lap_age_seconds"),
             dropped_lines: counter("outboxd_log_lines_dropped_total"),
+            spans_exported: counter("outboxd_spans_exported_total"),
+            spans_queue_full: spans_dropped("queue_full"),
+            spans_export_failed: spans_dropped("export_failed"),
         }
     }
 }

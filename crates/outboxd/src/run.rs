@@ -1,6 +1,6 @@
 //! `run`: the relay and what belongs to it.
 //!
-//! Every task is owned here: the relay itself, the HTTP server, the upkeep of the metrics. The first to end decides: the
+//! Every task is owned here: the relay itself, the HTTP servers, the upkeep of the metrics. The first to end decides: the
 //! relay ends when it was drained or refused, the others only by an error. An outage ends nothing.
 
 use std::future::Future;
@@ -14,14 +14,17 @@ use outboxd_kafka::KafkaPublisher;
 use outboxd_postgres::PostgresOutbox;
 use outboxd_sqlite::SqliteOutbox;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::adapters::Adapter;
-use crate::config::{Config, Database};
+use crate::admin;
+use crate::config::{Config, Database, Export};
 use crate::failure::Failure;
 use crate::http;
 use crate::metrics::Metrics;
 use crate::observers::Observers;
+use crate::spans::Spans;
 use crate::standing::Standing;
 use crate::telemetry::Telemetry;
 
@@ -37,6 +40,13 @@ pub(crate) async fn run(config: Config, telemetry: &Telemetry) -> Result<ExitCod
     let standing = Arc::new(Standing::new(&config.instance, database));
     let metrics = Arc::new(Metrics::new(&config.instance, database, telemetry.dropped())?);
     let listener = http::listen(config.listen).await?;
+    let admin = match config.admin {
+        Some(section) => {
+            let desk = admin::Desk::new(adapter.clone(), config.kafka.clone());
+            admin::listen(&section).await?.map(|listener| (listener, section, desk))
+        }
+        None => None,
+    };
     let publisher = KafkaPublisher::new(config.kafka).map_err(Failure::config)?;
     #[cfg(feature = "failpoints")]
     let publisher = crate::failpoint::Guarded::new(publisher, config.failpoint.as_ref());
@@ -47,21 +57,44 @@ pub(crate) async fn run(config: Config, telemetry: &Telemetry) -> Result<ExitCod
         database = config.database.as_ref().map(Database::shown),
         "starting"
     );
+    let spans = spans(&config.export, &config.instance, &metrics);
     let observers = Arc::new(Observers {
         metrics: Arc::clone(&metrics),
         standing: Arc::clone(&standing),
+        spans: spans.clone(),
         #[cfg(feature = "failpoints")]
         failpoint: config.failpoint,
     });
+    let grace = config.relay.grace;
     let drain = CancellationToken::new();
     let stop = CancellationToken::new();
     let relay = relay(adapter, publisher, config.relay, observers, drain.clone());
-    let server = tokio::task::JoinSet::from_iter([http::serve(
+    let mut servers = tokio::task::JoinSet::from_iter([http::serve(
         listener,
         http::Sources { metrics: Arc::clone(&metrics), standing: Arc::clone(&standing) },
         stop.clone(),
     )]);
-    attend(relay, server, Attendance { signals, metrics, standing, drain, stop }).await
+    if let Some((listener, section, desk)) = admin {
+        servers.spawn(admin::serve(listener, section, desk, stop.clone()));
+    }
+    attend(relay, servers, Attendance { signals, metrics, standing, spans, grace, drain, stop }).await
+}
+
+/// Spans, if somebody wants them. Whatever is wrong with that, the relay relays.
+fn spans(export: &Export, instance: &str, metrics: &Metrics) -> Option<Arc<Spans>> {
+    let why = match export {
+        Export::Off => return None,
+        Export::Refused(why) => why.clone(),
+        Export::On(exporting) => match Spans::start(exporting, instance, metrics.span_counts()) {
+            Ok(spans) => {
+                tracing::info!(target: "outboxd::spans", queue = exporting.queue_spans, "exporting spans");
+                return Some(Arc::new(spans));
+            }
+            Err(error) => format!("{error:#}"),
+        },
+    };
+    tracing::warn!(target: "outboxd::spans", why, "spans are not exported");
+    None
 }
 
 /// The relay over whichever database it is.
@@ -100,6 +133,8 @@ struct Attendance {
     signals: Signals,
     metrics: Arc<Metrics>,
     standing: Arc<Standing>,
+    spans: Option<Arc<Spans>>,
+    grace: Duration,
     drain: CancellationToken,
     stop: CancellationToken,
 }
@@ -107,10 +142,11 @@ struct Attendance {
 /// Waits for the first end: of the relay, of an attendant, or by a second signal.
 async fn attend(
     relay: impl Future<Output = Result<(), Failure>> + Send + 'static,
-    mut server: tokio::task::JoinSet<std::io::Result<()>>,
+    mut servers: tokio::task::JoinSet<std::io::Result<()>>,
     attendance: Attendance,
 ) -> Result<ExitCode, Failure> {
-    let Attendance { mut signals, metrics, standing, drain, stop } = attendance;
+    let Attendance { mut signals, metrics, standing, spans, grace, drain, stop } = attendance;
+    let mut drains_since = None;
     let mut relay = tokio::task::JoinSet::from_iter([relay]);
     let mut upkeep = tokio::time::interval(UPKEEP_EVERY);
     // Every branch is cancel safe: joining a set, a tick, and a signal's stream lose nothing when dropped.
@@ -118,7 +154,7 @@ async fn attend(
         tokio::select! {
             biased;
             Some(ended) = relay.join_next() => break ended.context("the relay's task").map_err(Failure::bug)?,
-            Some(ended) = server.join_next() => {
+            Some(ended) = servers.join_next() => {
                 let error = match ended {
                     Ok(Ok(())) => anyhow!("it ended by itself"),
                     Ok(Err(error)) => error.into(),
@@ -130,18 +166,26 @@ async fn attend(
                 if drain.is_cancelled() {
                     tracing::warn!(target: "outboxd::drain", signal = name.0,
                         "second signal: ending at once; what is not settled will be published again");
+                    if let Some(spans) = &spans {
+                        spans.abandon();
+                    }
                     return Ok(ExitCode::from(name.1));
                 }
                 tracing::info!(target: "outboxd::drain", signal = name.0, "draining; a second signal ends at once");
                 standing.draining();
+                drains_since = Some(Instant::now());
                 drain.cancel();
             }
             _ = upkeep.tick() => metrics.upkeep(),
         }
     };
+    if let Some(spans) = &spans {
+        let left = drains_since.map_or(grace, |since: Instant| grace.saturating_sub(since.elapsed()));
+        spans.finish(left).await;
+    }
     // Probes were answered until here, so that nobody restarts a relay that drains.
     stop.cancel();
-    while server.join_next().await.is_some() {}
+    while servers.join_next().await.is_some() {}
     ended.map(|()| {
         tracing::info!(target: "outboxd::run", "ended");
         ExitCode::SUCCESS

@@ -41,7 +41,7 @@ pub mod migrate;
 pub mod operate;
 
 pub use lead::LEAD_LOCK;
-pub use operate::PostgresOperator;
+pub use operate::{PostgresInbox, PostgresOperator};
 pub use outbox::PostgresOutbox;
 pub use schema::SchemaName;
 pub use session::{PostgresConfig, UrlError};

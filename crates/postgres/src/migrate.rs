@@ -20,8 +20,12 @@ use crate::session::{CallError, address};
 
 mod series;
 
+mod trace_indexes;
+
 pub use self::series::INBOX_MIGRATIONS;
 use self::series::Series;
+pub(crate) use self::trace_indexes::TRACE_INDEXES;
+pub use self::trace_indexes::{BuildProgress, IndexAction, IndexStep, TraceIndexes};
 
 /// The schema version that this relay was built for.
 pub const SCHEMA_VERSION: i32 = 3;
@@ -335,8 +339,8 @@ impl Migrator {
         Ok(Some(next))
     }
 
-    /// Verifies what was applied and returns what was not.
-    async fn pending(&self, connection: &mut PgConnection) -> Result<Vec<Pending>, MigrateError> {
+    /// Fails if the server cannot take the outbox.
+    async fn refuse_server(connection: &mut PgConnection) -> Result<(), MigrateError> {
         let server = sqlx::query(include_str!("sql/migrate_server.sql"))
             .persistent(false)
             .fetch_one(&mut *connection)
@@ -348,6 +352,12 @@ impl Migrator {
         if server.get("in_recovery") {
             return Err(MigrateError::InRecovery);
         }
+        Ok(())
+    }
+
+    /// Verifies what was applied and returns what was not.
+    async fn pending(&self, connection: &mut PgConnection) -> Result<Vec<Pending>, MigrateError> {
+        Self::refuse_server(connection).await?;
         let applied = applied(connection, &self.schema).await?.unwrap_or_default();
         self.refuse_another(&applied)?;
         for row in &applied {

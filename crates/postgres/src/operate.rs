@@ -2,7 +2,7 @@
 //!
 //! Asked from a process of its own, next to a relay that leads or without one. Reading needs the reader's grants (the
 //! preflight asks for the relay's, because that is whom it speaks for); acting on held messages needs the relay's. Nothing
-//! here shows a key, a payload or a header.
+//! here shows a key, a payload or a header, but for [`Trace::trace_contents`](outboxd_engine::trace::Trace::trace_contents).
 
 mod check;
 
@@ -12,11 +12,15 @@ mod rebase;
 
 mod replay;
 
+mod receipts;
+
 mod edit;
 
 mod scheduled;
 
 mod status;
+
+mod trace;
 
 use std::time::Duration;
 
@@ -31,6 +35,8 @@ use uuid::Uuid;
 pub(crate) use held::word;
 
 use crate::session::{PostgresConfig, Purpose, Session};
+
+pub use trace::PostgresInbox;
 
 /// An operator's view of an outbox in a PostgreSQL database.
 #[derive(Debug)]

@@ -95,3 +95,23 @@ impl Statements {
         }
     }
 }
+
+/// The statements of a trace, each with its name and the types of its values.
+#[must_use]
+pub fn trace_statements(schema: &SchemaName) -> Vec<(&'static str, &'static str, SqlStr)> {
+    [
+        ("trace_standing", "bigint", include_str!("sql/trace_standing.sql")),
+        ("trace_by_id", "uuid[], bigint", include_str!("sql/trace_by_id.sql")),
+        ("trace_by_correlation", "text, bigint", include_str!("sql/trace_by_correlation.sql")),
+        ("trace_by_causation", "text[], bigint", include_str!("sql/trace_by_causation.sql")),
+        ("trace_by_trace", "text, bigint", include_str!("sql/trace_by_trace.sql")),
+        ("trace_by_idempotency", "text, bigint", include_str!("sql/trace_by_idempotency.sql")),
+        ("trace_by_key", "text, bigint, text", include_str!("sql/trace_by_key.sql")),
+        ("trace_by_xid", "text, bigint", include_str!("sql/trace_by_xid.sql")),
+        ("trace_facts", "bigint[], bigint", include_str!("sql/trace_facts.sql")),
+        ("trace_receipts", "bigint, bigint, bigint", include_str!("sql/operate_receipts.sql")),
+        ("trace_contents", "bigint[]", include_str!("sql/trace_contents.sql")),
+    ]
+    .map(|(name, types, file)| (name, types, render(file, schema)))
+    .to_vec()
+}

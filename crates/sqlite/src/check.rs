@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use crate::file::DatabaseFile;
 use crate::lead::sequence_finding;
-use crate::migrate::{SCHEMA_VERSION, SCHEMA_VERSION_MIN, version_of};
+use crate::migrate::{SCHEMA_VERSION, SCHEMA_VERSION_MIN, TRACE_INDEXES, missing_trace_indexes, version_of};
 use crate::operator::SqliteOperator;
 use crate::session::Failure;
 
@@ -43,6 +43,7 @@ async fn findings(connection: &mut SqliteConnection, file: &DatabaseFile) -> Res
     if installed {
         findings.push(sequence(connection).await?);
         findings.push(triggers(connection).await?);
+        findings.push(trace_indexes(connection).await?);
         findings.push(leader(connection).await?);
     }
     findings.push(write_lock(connection).await);
@@ -146,6 +147,24 @@ async fn triggers(connection: &mut SqliteConnection) -> Result<Finding, Failure>
             "create them again as migrations/sqlite has them",
         )
     })
+}
+
+/// The optional indexes: an outbox without them is as good.
+async fn trace_indexes(connection: &mut SqliteConnection) -> Result<Finding, Failure> {
+    const CHECK: &str = "trace indexes";
+    let missing = missing_trace_indexes(connection).await?;
+    Ok(ok(
+        CHECK,
+        match missing.len() {
+            0 => "all are there".to_owned(),
+            all if all == TRACE_INDEXES.len() => {
+                "none; they are optional, and `outboxd migrate trace-indexes` builds them".to_owned()
+            }
+            _some => {
+                format!("not there: {}; `outboxd migrate trace-indexes` builds them", missing.join(", "))
+            }
+        },
+    ))
 }
 
 async fn leader(connection: &mut SqliteConnection) -> Result<Finding, Failure> {

@@ -53,14 +53,19 @@ mod operator;
 
 mod rebase;
 
+mod receipts;
+
 mod edit;
 
 mod check;
+
+mod trace;
 
 pub use config::SqliteConfig;
 pub use migrate::Migrator;
 pub use operator::SqliteOperator;
 pub use outbox::SqliteOutbox;
+pub use trace::SqliteInbox;
 
 #[cfg(test)]
 mod tests;

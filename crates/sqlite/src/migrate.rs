@@ -15,8 +15,12 @@ use crate::session::options;
 
 mod series;
 
+mod trace_indexes;
+
 pub use self::series::INBOX_MIGRATIONS;
 use self::series::Series;
+pub use self::trace_indexes::{IndexAction, IndexStep, TraceIndexes};
+pub(crate) use self::trace_indexes::{TRACE_INDEXES, missing as missing_trace_indexes};
 
 /// The schema version that this version of the relay was built for.
 pub const SCHEMA_VERSION: i32 = 3;
@@ -103,6 +107,9 @@ pub enum MigrateError {
         /// As SQLite names it.
         encoding: String,
     },
+    /// Nothing to build indexes on.
+    #[error("there is no outbox in {0}: run `outboxd migrate` first")]
+    NotInstalled(String),
     /// The file cannot be read and written by several processes at once.
     #[error("the database stays in journal mode {mode} instead of wal: put it on a local file system")]
     JournalMode {

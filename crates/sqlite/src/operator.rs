@@ -271,8 +271,9 @@ pub(crate) fn limit(messages: u32) -> i64 {
 async fn held_match(connection: &mut SqliteConnection, filter: &HeldFilter) -> Result<HeldMatch, Failure> {
     let statement = filtered(include_str!("sql/held_match.sql"), filter).bind(limit(filter.limit));
     let row = statement.fetch_one(connection).await?;
-    let messages = u64::try_from(row.try_get::<i64, _>("messages")?).unwrap_or(0);
-    Ok(HeldMatch { messages, last: row.try_get::<Option<i64>, _>("last")?.map(Seq) })
+    let count = |column| row.try_get::<i64, _>(column).map(|number| u64::try_from(number).unwrap_or(0));
+    let last = row.try_get::<Option<i64>, _>("last")?.map(Seq);
+    Ok(HeldMatch { messages: count("messages")?, behind: count("behind")?, last })
 }
 
 /// One step of a bulk action, in one transaction.

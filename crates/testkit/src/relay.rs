@@ -1,6 +1,6 @@
 //! The real relay, as a child process under a test's control.
 //!
-//! A [`Relay`] is `outboxd run` with a configuration of its own, a free HTTP port and its log in a file. The test waits for
+//! A [`Relay`] is `outboxd run` with a configuration of its own, free HTTP ports and its log in a file. The test waits for
 //! what the relay says about itself (metrics, status), ends it in every way that a process can end, and asserts that its
 //! log held no warning that the test did not expect. The process ends with the value, whatever the test did.
 
@@ -67,6 +67,7 @@ impl Setup {
             .set("database.url", database_url)
             .set("kafka.bootstrap_servers", bootstrap)
             .set("http.listen", "127.0.0.1:0")
+            .set("admin.listen", "127.0.0.1:0")
             .set("log.format", "json")
             .set("relay.backoff_max_ms", "1000")
     }
@@ -250,10 +251,21 @@ impl Relay {
             if let Some(status) = self.exited() {
                 panic!("the relay ended ({status}) before it served HTTP\n{}", self.last_lines());
             }
-            self.address = self.logged().iter().find_map(LogLine::served_address);
+            self.address = self.logged().iter().find_map(|line| line.served_address("outboxd::http"));
             assert!(Instant::now() < until, "the relay does not serve HTTP\n{}", self.last_lines());
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Where its admin listener is.
+    ///
+    /// # Panics
+    /// If it has none.
+    pub async fn admin(&self) -> String {
+        eventually("the relay says where its admin listener is", START, async || {
+            self.logged().iter().find_map(|line| line.served_address("outboxd::admin"))
+        })
+        .await
     }
 
     /// GETs a path: status code and body. `None` if nobody answers.
@@ -420,10 +432,10 @@ impl LogLine {
         !matches!(self.level(), Some("INFO" | "DEBUG" | "TRACE"))
     }
 
-    /// The address of the HTTP listener, if this line tells it.
-    fn served_address(&self) -> Option<String> {
+    /// The address of a listener, if this line tells it.
+    fn served_address(&self, target: &str) -> Option<String> {
         let json = self.json.as_ref()?;
-        json.get("target")?.as_str().filter(|target| target.starts_with("outboxd::http"))?;
+        json.get("target")?.as_str().filter(|its| its.starts_with(target))?;
         let fields = json.get("fields").unwrap_or(json);
         ["address", "listen", "addr"].iter().find_map(|name| fields.get(name)?.as_str().map(str::to_owned))
     }

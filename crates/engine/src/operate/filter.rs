@@ -31,6 +31,8 @@ pub struct HeldFilter {
 pub struct HeldMatch {
     /// How many.
     pub messages: u64,
+    /// How many of them wait behind another one: a retry leaves them to follow it.
+    pub behind: u64,
     /// The last of them. What is held later is not meant.
     pub last: Option<Seq>,
 }

@@ -138,7 +138,7 @@ fn report(
 }
 
 /// Out of reach is told apart from what somebody must set right.
-fn postgres_failure(error: PostgresError) -> Failure {
+pub(super) fn postgres_failure(error: PostgresError) -> Failure {
     match &error {
         PostgresError::Deadline { .. } | PostgresError::Unavailable { .. } => Failure::unavailable(error),
         PostgresError::Refused { .. }
@@ -154,7 +154,7 @@ fn postgres_failure(error: PostgresError) -> Failure {
     }
 }
 
-fn sqlite_failure(error: SqliteError) -> Failure {
+pub(super) fn sqlite_failure(error: SqliteError) -> Failure {
     match &error {
         SqliteError::Deadline { .. } => Failure::unavailable(error),
         SqliteError::Database { source, .. } => match source {
@@ -162,6 +162,7 @@ fn sqlite_failure(error: SqliteError) -> Failure {
             _unreachable => Failure::unavailable(error),
         },
         SqliteError::Changed { .. }
+        | SqliteError::NotInstalled(_)
         | SqliteError::Newer { .. }
         | SqliteError::Encoding { .. }
         | SqliteError::JournalMode { .. } => Failure::config(error),

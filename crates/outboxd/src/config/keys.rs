@@ -34,6 +34,12 @@ pub(crate) enum Kind {
     Instance,
     /// Where to listen.
     Address,
+    /// Where to listen, or not at all.
+    AddressOrOff,
+    /// What a caller must know. A secret.
+    Token,
+    /// Host names.
+    Hosts,
     /// A log filter.
     Filter,
     /// librdkafka settings.
@@ -252,6 +258,30 @@ pub(crate) const KEYS: &[Key] = &[
         doc: "Where metrics, probes and status are served. Port 0 takes a free one and logs it.",
     },
     Key {
+        name: "admin.listen",
+        kind: Kind::AddressOrOff,
+        default: Default::Text("127.0.0.1:9465"),
+        doc: "Where `GET /trace/{id}` is answered. Other than on a loopback address it needs a token. Port 0 takes a free one and logs it.",
+    },
+    Key {
+        name: "admin.token",
+        kind: Kind::Token,
+        default: Default::Unset,
+        doc: "What a caller must send: `Authorization: Bearer <token>`. A secret.",
+    },
+    Key {
+        name: "admin.token_file",
+        kind: Kind::File,
+        default: Default::Unset,
+        doc: "A file that holds `admin.token`, so that the token is in no environment.",
+    },
+    Key {
+        name: "admin.hosts",
+        kind: Kind::Hosts,
+        default: Default::Unset,
+        doc: "Names by which callers reach the admin listener (their Host header), beside localhost and its own address.",
+    },
+    Key {
         name: "log.format",
         kind: Kind::Choice(&["auto", "text", "json"]),
         default: Default::Text("auto"),
@@ -326,6 +356,9 @@ impl Key {
             | Kind::Brokers
             | Kind::Instance
             | Kind::Address
+            | Kind::AddressOrOff
+            | Kind::Token
+            | Kind::Hosts
             | Kind::Filter
             | Kind::Patterns
             | Kind::Topic
@@ -346,6 +379,9 @@ impl Key {
             Kind::Brokers => "host:port, several separated by commas".to_owned(),
             Kind::Instance => "1 to 128 of a-z A-Z 0-9 . _ : -".to_owned(),
             Kind::Address => "an IP address and a port, as 127.0.0.1:9464".to_owned(),
+            Kind::AddressOrOff => "an IP address and a port, as 127.0.0.1:9465, or off".to_owned(),
+            Kind::Token => "32 to 1024 visible ASCII characters without spaces".to_owned(),
+            Kind::Hosts => "host names without ports, several separated by commas".to_owned(),
             Kind::Filter => {
                 "a level (error, warn, info, debug, trace) or target=level, separated by commas".to_owned()
             }

@@ -122,7 +122,12 @@ fn example(key: &Key) -> String {
         (Kind::Number(..) | Kind::Switch, Default::Text(text)) => text.to_owned(),
         (_, Default::Text(text)) => quoted(text),
         (Kind::DatabaseUrl, _) => quoted("postgres://outboxd@localhost/shop"),
-        (Kind::File, _) => quoted("/run/secrets/database-url"),
+        (Kind::File, _) => {
+            quoted(&format!("/run/secrets/{}", key.name.trim_end_matches("_file").replace('.', "-")))
+        }
+        // No token that could be used.
+        (Kind::Token, _) => quoted("..."),
+        (Kind::Hosts, _) => quoted("outboxd.example"),
         (Kind::Brokers, _) => quoted("localhost:9092"),
         (Kind::Patterns, Default::Unset) => "[\"orders.*\", \"billing\"]".to_owned(),
         (Kind::Topic, _) => quoted("dead-letters"),

@@ -84,15 +84,59 @@ fn a_later_layer_decides_between_a_secret_and_its_file() {
 }
 
 #[test]
+fn the_admin_listener_needs_a_token_where_others_reach_it() {
+    let token = "0123456789abcdef0123456789abcdef";
+    let database = [
+        ("OUTBOXD__DATABASE__URL", "sqlite:shop.db"),
+        ("OUTBOXD__KAFKA__BOOTSTRAP_SERVERS", "localhost:9092"),
+    ];
+    let load = |set: &[(&str, &str)], needs| load(&[&database, set].concat(), needs);
+    let admin = load(&[], Needs::BOTH).unwrap().admin.unwrap();
+    assert!(admin.listen.ip().is_loopback() && !admin.chosen && admin.token.is_none());
+    assert!(load(&[("OUTBOXD__ADMIN__LISTEN", "off")], Needs::BOTH).unwrap().admin.is_none());
+    assert!(load(&[("OUTBOXD__ADMIN__LISTEN", "[::1]:0")], Needs::BOTH).unwrap().admin.unwrap().chosen);
+    let everywhere = ("OUTBOXD__ADMIN__LISTEN", "0.0.0.0:9465");
+    let refused = load(&[everywhere], Needs::BOTH).unwrap_err();
+    assert!(
+        refused.contains("admin.token: is not set") && refused.contains("ADMIN__TOKEN_FILE"),
+        "{refused}"
+    );
+    load(&[everywhere], Needs::DATABASE).unwrap();
+    let hosts = ("OUTBOXD__ADMIN__HOSTS", "Trace.example, outboxd");
+    let admin =
+        load(&[everywhere, ("OUTBOXD__ADMIN__TOKEN", token), hosts], Needs::BOTH).unwrap().admin.unwrap();
+    assert!(admin.token.is_some() && admin.hosts == ["trace.example", "outboxd"]);
+    for (short, key) in
+        [("c4n4ry", "admin.token: "), ("c4n4ry c4n4ry c4n4ry c4n4ry c4n4ry c4n4ry", "admin.token: ")]
+    {
+        let refused = load(&[everywhere, ("OUTBOXD__ADMIN__TOKEN", short)], Needs::BOTH).unwrap_err();
+        assert!(
+            refused.contains(key) && refused.contains("32 to 1024") && !refused.contains("c4n4ry"),
+            "{refused}"
+        );
+    }
+    assert!(load(&[("OUTBOXD__ADMIN__HOSTS", "a:1")], Needs::BOTH).unwrap_err().contains("admin.hosts: "));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    std::fs::write(&file, format!("{token}\n")).unwrap();
+    let file = ("OUTBOXD__ADMIN__TOKEN_FILE", file.to_str().unwrap());
+    let admin = load(&[everywhere, file], Needs::BOTH).unwrap().admin.unwrap();
+    assert_eq!(admin.token.unwrap().expose_secret(), token);
+    let both = load(&[file, ("OUTBOXD__ADMIN__TOKEN", token)], Needs::BOTH).unwrap_err();
+    assert!(both.contains("admin.token and admin.token_file are both set"), "{both}");
+}
+
+#[test]
 fn debug_output_of_a_configuration_holds_no_secret() {
     let environment = [
+        ("OUTBOXD__ADMIN__TOKEN", "canary-canary-canary-canary-canary"),
         ("OUTBOXD__DATABASE__URL", "postgres://app:canary@db/shop"),
         ("OUTBOXD__KAFKA__PROPERTIES__SASL_PASSWORD", "canary"),
         ("OUTBOXD__KAFKA__PROPERTIES__SSL_KEY_PEM", "canary"),
     ];
     let sources = sources(None, &environment, &[]);
     let config = Config::load(&sources, Needs::DATABASE).unwrap();
-    let said = format!("{config:?} {sources:?} {:?}", RawConfig::read(&sources));
+    let said = format!("{config:?} {:?} {sources:?} {:?}", config.shown, RawConfig::read(&sources));
     assert!(!said.contains("canary"), "{said}");
 }
 
@@ -202,7 +246,7 @@ fn the_example_file_sets_nothing_and_is_valid_with_every_line_uncommented() {
 
     let uncommented: String = toml_file()
         .lines()
-        .filter(|line| !line.contains("_file") && !line.contains(".file"))
+        .filter(|line| !line.contains("_file") && !line.contains(".file") && !line.starts_with("#token ="))
         .map(|line| match line.strip_prefix('#') {
             Some(rest) if !rest.starts_with(' ') && (rest.contains(" = ") || rest.starts_with("[[")) => {
                 format!("{rest}\n")
@@ -216,8 +260,8 @@ fn the_example_file_sets_nothing_and_is_valid_with_every_line_uncommented() {
     let set = config.shown.iter().filter(|shown| shown.from != "default").count();
     assert_eq!(
         set,
-        KEYS.len() - 2 + 5 + ROUTE_KEYS.len(),
-        "every key but the file and the table, five properties and a route: {:?}",
+        KEYS.len() - 4 + 5 + ROUTE_KEYS.len(),
+        "every key but two files, the token and the table, five properties and a route: {:?}",
         config.shown
     );
 }

@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The relay settles four times a second instead of forty, so that a kill leaves something to repeat; a lease, an outage
 /// and a back-off are shorter, because nobody wants to wait for them in a demo.
-const SETTINGS: [(&str, &str); 9] = [
+const SETTINGS: [(&str, &str); 10] = [
     ("OUTBOXD__RELAY__SETTLE_EVERY_MS", "250"),
     ("OUTBOXD__RELAY__LEAD_SESSION_MS", "1000"),
     ("OUTBOXD__RELAY__STANDBY_POLL_MS", "100"),
@@ -35,6 +35,7 @@ const SETTINGS: [(&str, &str); 9] = [
     ("OUTBOXD__RELAY__BACKOFF_MAX_MS", "1000"),
     ("OUTBOXD__SHUTDOWN__GRACE_MS", "8000"),
     ("OUTBOXD__HTTP__LISTEN", "127.0.0.1:0"),
+    ("OUTBOXD__ADMIN__LISTEN", "off"),
     ("OUTBOXD__LOG__FORMAT", "json"),
     ("OUTBOXD__LOG__FILTER", "info,outboxd=debug"),
 ];

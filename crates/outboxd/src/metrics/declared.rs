@@ -192,6 +192,12 @@ pub(crate) const METRICS: &[Metric] = &[
         NONE,
         "Log lines dropped because standard output was blocked.",
     ),
+    counter("outboxd_spans_exported_total", NONE, "Spans that the OpenTelemetry collector has taken."),
+    counter(
+        "outboxd_spans_dropped_total",
+        "reason: queue_full, export_failed",
+        "Spans dropped because too many waited, or because the collector did not take them.",
+    ),
     gauge(
         "outboxd_build_info",
         "version; instance_name; database: postgres, sqlite",

@@ -9,7 +9,7 @@ use sqlx::postgres::PgRow;
 
 use super::PostgresOperator;
 use crate::lead::{FOREIGN_REMEDY, NO_CURSOR, encoding_refusal, sequence_refusal};
-use crate::migrate::{Applied, Part, SCHEMA_VERSION, SCHEMA_VERSION_MIN};
+use crate::migrate::{Applied, Part, SCHEMA_VERSION, SCHEMA_VERSION_MIN, TRACE_INDEXES};
 use crate::row_security::Hidden;
 use crate::schema::render;
 use crate::session::{Call, CallError};
@@ -73,6 +73,21 @@ impl PostgresOperator {
         Ok(horizon(holder.as_ref(), server))
     }
 
+    /// The optional indexes.
+    async fn trace_indexes(&self, call: &mut Call<'_>) -> Result<Finding, OutboxError> {
+        let sql = render(include_str!("../sql/trace_indexes_state.sql"), &self.config.schema);
+        let rows = call.rows(sqlx::query(sql).persistent(false).bind(TRACE_INDEXES)).await?;
+        let read = |row: &PgRow| -> Result<TraceIndex, sqlx::Error> {
+            Ok(TraceIndex {
+                name: row.try_get("name")?,
+                valid: row.try_get("valid")?,
+                builder: row.try_get("builder")?,
+            })
+        };
+        let found: Vec<TraceIndex> = call.value(rows.iter().map(read).collect())?;
+        Ok(trace_indexes(&found))
+    }
+
     /// Everything about the outbox itself.
     async fn outbox(
         &self,
@@ -105,6 +120,7 @@ impl PostgresOperator {
             Some((found, remedy)) => error("row security", found, remedy),
         });
         findings.extend(installed.findings());
+        findings.push(self.trace_indexes(call).await?);
         // A row that this role does not see is not missing.
         if !missing.is_empty() || !hidden.is_empty() {
             return Ok(());
@@ -401,6 +417,43 @@ impl Installed {
     }
 }
 
+/// One of the optional indexes that is there.
+#[derive(Debug)]
+struct TraceIndex {
+    name: String,
+    valid: bool,
+    builder: Option<i32>,
+}
+
+/// An outbox without them is as good; what is paid for and not used is worth a word.
+fn trace_indexes(found: &[TraceIndex]) -> Finding {
+    const CHECK: &str = "trace indexes";
+    let missing: Vec<&str> =
+        TRACE_INDEXES.into_iter().filter(|index| !found.iter().any(|there| there.name == *index)).collect();
+    let invalid: Vec<&str> =
+        found.iter().filter(|there| !there.valid).map(|there| there.name.as_str()).collect();
+    if let Some(builder) = found.iter().filter(|there| !there.valid).find_map(|there| there.builder) {
+        return ok(CHECK, format!("being built by backend {builder}: {}", invalid.join(", ")));
+    }
+    if !invalid.is_empty() {
+        return warning(
+            CHECK,
+            format!("every insert pays for them and no query uses them: {}", invalid.join(", ")),
+            "run `outboxd migrate trace-indexes` as the owner of the outbox: it builds them anew (or --drop)",
+        );
+    }
+    match missing.len() {
+        0 => ok(CHECK, "all are there"),
+        all if all == TRACE_INDEXES.len() => {
+            ok(CHECK, "none; they are optional, and `outboxd migrate trace-indexes` builds them")
+        }
+        _some => ok(
+            CHECK,
+            format!("not there: {}; `outboxd migrate trace-indexes` builds them", missing.join(", ")),
+        ),
+    }
+}
+
 /// Whether the relay serves what is installed, and whether that is what the files say.
 fn migrations(applied: &[Applied]) -> Vec<Finding> {
     const CHECK: &str = "schema version";
@@ -560,6 +613,20 @@ mod tests {
     }
 
     #[test]
+    fn optional_indexes_are_no_problem_unless_nobody_can_use_them() {
+        let index = |name: &str, valid, builder| TraceIndex { name: name.into(), valid, builder };
+        let all = || TRACE_INDEXES.map(|name| index(name, true, None));
+        assert_eq!(trace_indexes(&[]).severity, Severity::Ok);
+        assert_eq!(trace_indexes(&all()).found, "all are there");
+        let some = trace_indexes(&all()[..4]);
+        assert!(some.severity == Severity::Ok && some.found.contains("not there: message_key;"), "{some:?}");
+        let building = trace_indexes(&[index("message_id", false, Some(77))]);
+        assert!(building.severity == Severity::Ok && building.found.contains("backend 77"), "{building:?}");
+        let left = trace_indexes(&[index("message_id", false, None)]);
+        assert!(left.severity == Severity::Warning && left.found.contains("message_id"), "{left:?}");
+    }
+
+    #[test]
     fn another_schema_version_or_text_is_found() {
         let row = |version, checksum: Option<String>| Applied { version, name: "outbox".into(), checksum };
         let severities = |last: Applied| {
@@ -571,10 +638,11 @@ mod tests {
             applied.push(last);
             migrations(&applied).iter().map(|finding| finding.severity).collect::<Vec<_>>()
         };
-        let ours = crate::migrate::MIGRATIONS[1].checksum();
-        assert_eq!(severities(row(2, Some(ours))), [Severity::Ok; 3]);
-        assert_eq!(severities(row(2, None)), [Severity::Ok; 3]);
-        assert_eq!(severities(row(2, Some("0".into()))), [Severity::Ok, Severity::Ok, Severity::Warning]);
+        let ours = crate::migrate::MIGRATIONS[2].checksum();
+        assert_eq!(severities(row(3, Some(ours))), [Severity::Ok; 4]);
+        assert_eq!(severities(row(3, None)), [Severity::Ok; 4]);
+        assert_eq!(severities(row(3, Some("0".into())))[2..], [Severity::Ok, Severity::Warning]);
+        assert_eq!(severities(row(2, None))[0], Severity::Error, "a relay needs the third");
         assert_eq!(severities(row(1, None)), [Severity::Error, Severity::Ok]);
         assert_eq!(severities(row(99, None))[0], Severity::Error);
         assert_eq!(migrations(&[])[0].severity, Severity::Error);

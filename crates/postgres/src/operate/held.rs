@@ -65,9 +65,11 @@ impl PostgresOperator {
         let limit = (filter.limit > 0).then_some(i64::from(filter.limit));
         let row = call.row(filtered(sql, filter).bind(limit)).await?;
         let messages: i64 = call.value(row.try_get("messages"))?;
+        let behind: i64 = call.value(row.try_get("behind"))?;
         let last: Option<i64> = call.value(row.try_get("last"))?;
         call.done();
-        Ok(HeldMatch { messages: u64::try_from(messages).unwrap_or(0), last: last.map(Seq) })
+        let count = |number| u64::try_from(number).unwrap_or(0);
+        Ok(HeldMatch { messages: count(messages), behind: count(behind), last: last.map(Seq) })
     }
 
     pub(super) async fn act_on_some(

@@ -1,10 +1,10 @@
--- How many held messages are meant, and which is the last of them?
+-- How many held messages are meant, how many of them wait behind another one, and which is the last of them?
 -- Filters: $1 id, $2 topic (as LIKE has it), $3 state, $4 reason, $5 key hash, $6 and $7 microseconds since it was held, at least
 -- and at most; NULL means any. $8: at most so many; NULL means all.
 -- One walk over held_pkey: narrow rows, a second for a million.
-select count(*) as messages, max(m.seq) as last
+select count(*) as messages, count(*) filter (where m.state = 'behind') as behind, max(m.seq) as last
 from (
-  select h.seq
+  select h.seq, h.state
   from outbox.held h
   where ($1::uuid is null or h.id = $1)
     and ($2::text is null or h.topic like $2)

@@ -1,9 +1,9 @@
--- How many held messages are meant, and which is the last of them?
+-- How many held messages are meant, how many of them wait behind another one, and which is the last of them?
 -- ?1 id, ?2 topic (as GLOB has it), ?3 state, ?4 reason, ?5 key hash, ?6 and ?7 seconds since it was held, at least and at most
 -- (NULL: any), ?8 at most so many (-1: all)
-select count(*) as messages, max(seq) as last
+select count(*) as messages, count(*) filter (where state = 'behind') as behind, max(seq) as last
 from (
-  select h.seq
+  select h.seq, h.state
   from outbox_held as h
   where (?1 is null or h.id = ?1)
   and (?2 is null or h.topic glob ?2)

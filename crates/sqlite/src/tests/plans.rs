@@ -69,3 +69,35 @@ async fn purge_starts_at_the_oldest_and_stops_after_its_step() {
     assert!(plan.contains("SEARCH m USING INTEGER PRIMARY KEY (rowid<?)"), "{plan}");
     assert!(plan.contains("SEARCH outbox_message USING INTEGER PRIMARY KEY (rowid=?)"), "{plan}");
 }
+
+#[tokio::test]
+async fn a_trace_finds_by_its_indexes_and_reads_what_is_known_by_keys() {
+    let shop = Shop::open().await;
+    shop.run(include_str!("../../../../migrations/trace-indexes/sqlite.sql")).await;
+    for (sql, index) in [
+        (include_str!("../sql/trace_by_id.sql"), "outbox_message_id (id=?)"),
+        (include_str!("../sql/trace_by_correlation.sql"), "outbox_message_correlation (correlation_id=?)"),
+        (include_str!("../sql/trace_by_causation.sql"), "outbox_message_causation (causation_id=?)"),
+        (include_str!("../sql/trace_by_trace.sql"), "outbox_message_trace (<expr>=?)"),
+        (
+            include_str!("../sql/trace_by_idempotency.sql"),
+            "outbox_message_idempotency_key (idempotency_key=?)",
+        ),
+        (include_str!("../sql/trace_by_key.sql"), "outbox_message_key (key=?)"),
+    ] {
+        let plan = plan(&shop, sql).await;
+        assert!(plan.contains(index), "{sql}\n{plan}");
+        assert!(never_walks_intents(&plan), "{sql}\n{plan}");
+    }
+    for sql in [
+        include_str!("../sql/trace_intents.sql"),
+        include_str!("../sql/trace_facts.sql"),
+        include_str!("../sql/trace_contents.sql"),
+        include_str!("../sql/trace_standing.sql"),
+    ] {
+        let plan = plan(&shop, sql).await;
+        let walks = |table: &str| plan.lines().any(|line| line.trim() == format!("SCAN {table}"));
+        // Aliases of these statements: messages, held ones and those that were, actions, scheduled and cancelled ones.
+        assert!(!["m", "h", "f", "w", "o", "s", "outbox_receipt"].into_iter().any(walks), "{sql}\n{plan}");
+    }
+}

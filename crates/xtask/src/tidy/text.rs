@@ -75,7 +75,9 @@ fn check_source(source: &Source) -> Vec<Problem> {
 
 /// `create index NAME on ...`
 fn created_index(line: &str) -> Option<&str> {
-    let mut words = line.split_whitespace().filter(|word| !word.eq_ignore_ascii_case("unique"));
+    const OPTIONS: [&str; 5] = ["unique", "concurrently", "if", "not", "exists"];
+    let is_option = |word: &&str| OPTIONS.iter().any(|option| word.eq_ignore_ascii_case(option));
+    let mut words = line.split_whitespace().filter(|word| !is_option(word));
     let creates = words.next()?.eq_ignore_ascii_case("create") && words.next()?.eq_ignore_ascii_case("index");
     if creates { words.next() } else { None }
 }
@@ -104,6 +106,7 @@ mod tests {
             ("tests/crash.rs", concat!("#[ig", "nore]\n")),
             ("tests/crash.rs", concat!("fn te", "st_kill() {}\n")),
             ("migrations/postgres/0001_outbox.sql", "create index a on b (c);\n"),
+            ("migrations/x/postgres.sql", "create index concurrently if not exists a on b (c);\n"),
         ] {
             assert_eq!(says(path, text).len(), 1, "{path}: {:?}", says(path, text));
         }
@@ -123,6 +126,10 @@ mod tests {
             (
                 "migrations/postgres/0001_outbox.sql",
                 "create index a on b (c);\ncomment on index o.a is 'A page.';\n",
+            ),
+            (
+                "migrations/x/postgres.sql",
+                "create index concurrently if not exists a on b (c);\ncomment on index o.a is 'A page.';\n",
             ),
         ] {
             assert_eq!(says(path, text), Vec::<String>::new());

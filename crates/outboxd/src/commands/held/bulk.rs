@@ -2,6 +2,7 @@
 
 use anyhow::anyhow;
 use indicatif::{ProgressBar, ProgressStyle};
+use outboxd_core::HoldState;
 use outboxd_engine::{
     AuditedAction, BulkAction, HeldFilter, HeldId, HeldMatch, HeldMessage, HeldSpan, Operate, OperateError,
 };
@@ -45,11 +46,11 @@ pub(super) async fn bulk(
     action: AuditedAction,
     format: Format,
 ) -> Result<(), Failure> {
-    let HeldMatch { messages: matched, last } = operator.held_match(filter).await?;
+    let HeldMatch { messages: matched, behind, last } = operator.held_match(filter).await?;
     if dry_run {
         let limit = if filter.limit == 0 { SAMPLE } else { filter.limit.min(SAMPLE) };
         let sample = operator.held_list(&HeldFilter { limit, ..filter.clone() }).await?;
-        return rehearsed(kind, matched, sample, format);
+        return rehearsed(kind, matched, behind, sample, format);
     }
     let progress = progress(matched);
     let (mut done, mut found) = (0, 0);
@@ -108,13 +109,15 @@ pub(super) async fn named(
         }
         sample.append(&mut held);
     }
-    rehearsed(kind, sample.len() as u64, sample, format)?;
+    let behind = sample.iter().filter(|message| message.state == HoldState::Behind).count() as u64;
+    rehearsed(kind, sample.len() as u64, behind, sample, format)?;
     if unknown.is_empty() { Ok(()) } else { Err(Failure::usage(anyhow!("{}", unknown.join("; ")))) }
 }
 
 fn rehearsed(
     kind: BulkAction,
     matched: u64,
+    behind: u64,
     sample: Vec<HeldMessage>,
     format: Format,
 ) -> Result<(), Failure> {
@@ -123,19 +126,20 @@ fn rehearsed(
         dry_run: true,
         matched,
         done: 0,
-        left: 0,
+        left: if kind == BulkAction::Retry { behind } else { 0 },
         who: None,
         why: None,
         sample,
     };
     Ok(output::answer(format, &answer, |answer| {
         let shown = answer.sample.len() as u64;
-        let follow = match kind {
-            BulkAction::Retry => " Those that wait behind another one are left to follow it.",
-            BulkAction::Discard => "",
+        let follow = match answer.left {
+            0 => String::new(),
+            left => format!(" {left} more wait behind another one and would follow it by themselves."),
         };
+        let acted_on = matched - answer.left;
         let mut text =
-            format!("This would {} {matched} messages; nothing is changed.{follow}\n\n", answer.action);
+            format!("This would {} {acted_on} messages; nothing is changed.{follow}\n\n", answer.action);
         text.push_str(&as_table(&answer.sample, 0));
         if shown < matched {
             text.push_str(&format!("\n\nThe oldest {shown} of {matched} are shown."));

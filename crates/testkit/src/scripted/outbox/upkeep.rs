@@ -128,7 +128,14 @@ impl Upkeep for MemoryOutbox {
         }
         Ok(Swept {
             compared: window.len() as u64,
-            stranded: found.iter().map(|message| Stranded { seq: message.seq, id: message.id }).collect(),
+            stranded: found
+                .iter()
+                .map(|message| Stranded {
+                    seq: message.seq,
+                    id: message.id,
+                    correlation_id: message.correlation_id.clone(),
+                })
+                .collect(),
             lap_ended,
             lap_age: if lap_ended { Duration::ZERO } else { lap_age },
         })

@@ -1,0 +1,440 @@
+//! From facts to the answer: the timeline of each message, what became of it, and what caused what. Pure.
+
+use std::collections::{BTreeMap, HashMap};
+
+use outboxd_core::{HoldReason, HoldState, Seq};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::waits::{self, Waits};
+use super::{
+    Action, Contents, Fact, Failed, Gathered, HeldNow, Intent, Landed, PlaceBefore, ReplayAsked, RewindNoted,
+    Shown, SilentTerm, Standing, Step, StepKind, TakenBack, Traced, TracedMessage, TracedState, Waiting,
+    WasHeld, said,
+};
+
+/// Everything about one message.
+#[derive(Default)]
+struct About {
+    place: Option<PlaceBefore>,
+    held: Option<HeldNow>,
+    was_held: Vec<WasHeld>,
+    actions: Vec<Action>,
+    waiting: Option<Waiting>,
+    cancelled: Option<TakenBack>,
+    landed: Vec<Landed>,
+}
+
+/// What concerns several messages.
+struct Around {
+    standing: Standing,
+    terms: Vec<SilentTerm>,
+    rewinds: Vec<RewindNoted>,
+    replays: HashMap<i64, ReplayAsked>,
+}
+
+/// Makes the answer.
+#[must_use]
+pub fn tell(gathered: Gathered) -> Traced {
+    let Gathered {
+        asked,
+        standing,
+        intents,
+        more,
+        facts,
+        landed,
+        replays,
+        transactions,
+        place,
+        mut notes,
+        claims,
+        contents,
+    } = gathered;
+    let mut about: BTreeMap<Seq, About> = BTreeMap::new();
+    let (mut terms, mut rewinds) = (Vec::new(), Vec::new());
+    for fact in facts {
+        match fact {
+            Fact::Place(found) => {
+                let seq = found.seq;
+                about.entry(seq).or_default().place = Some(found);
+            }
+            Fact::Held(found) => {
+                let seq = found.seq;
+                about.entry(seq).or_default().held = Some(found);
+            }
+            Fact::WasHeld(found) => about.entry(found.seq).or_default().was_held.push(found),
+            Fact::Action(found) => about.entry(found.seq).or_default().actions.push(found),
+            Fact::Scheduled(found) => {
+                let seq = found.seq;
+                about.entry(seq).or_default().waiting = Some(found);
+            }
+            Fact::Cancelled(found) => {
+                let seq = found.seq;
+                about.entry(seq).or_default().cancelled = Some(found);
+            }
+            Fact::Term(term) => terms.push(term),
+            Fact::Rewind(rewind) => rewinds.push(rewind),
+        }
+    }
+    for landed in landed {
+        about.entry(landed.seq).or_default().landed.push(landed);
+    }
+    let replays = replays.into_iter().map(|replay| (replay.replay, replay)).collect();
+    let at = standing.now;
+    let around = Around { standing, terms, rewinds, replays };
+    let mut contents: HashMap<Seq, Contents> = contents.into_iter().map(|one| (one.seq, one)).collect();
+    let mut messages = Vec::with_capacity(intents.len());
+    for (intent, asked, depth) in tree(intents) {
+        let mut about = about.remove(&intent.seq).unwrap_or_default();
+        about.landed.sort_by_key(|landed| (landed.settled_at, landed.receipt));
+        let claims: Vec<_> = claims.iter().filter(|claim| claim.id == intent.id).cloned().collect();
+        let (state, waits) = about.state(&intent, &around.standing);
+        let timeline = timeline(&intent, &about, &around, &claims);
+        let could_be_since = intent.deliver_after.map_or(intent.created_at, |due| due.max(intent.created_at));
+        let first = about.first_copy().map(|landed| landed.acknowledged_at);
+        messages.push(TracedMessage {
+            asked,
+            depth,
+            state,
+            waits_for: waits.as_ref().map(|waits| waits.what.clone()),
+            remedy: waits.and_then(|waits| waits.remedy),
+            delivered_after_ms: first.map(|at| millis(could_be_since, at)),
+            copies: about.landed,
+            claims,
+            timeline,
+            contents: contents.remove(&intent.seq).map(shown),
+            intent,
+        });
+    }
+    if let Some(place) = place {
+        notes.insert(0, confirmed(&place, &messages));
+    }
+    let mut open = Vec::new();
+    if let Some((xid, transactions)) = transactions {
+        notes.extend(waits::transaction(xid, !messages.is_empty(), &transactions));
+        open = transactions.open;
+    }
+    Traced { asked, at, messages, more, notes, transactions: open }
+}
+
+/// Each message behind what caused it, with its depth; otherwise in the order of the outbox.
+fn tree(intents: Vec<(Intent, bool)>) -> Vec<(Intent, bool, usize)> {
+    // An id that an application has used twice stands for the first.
+    let mut seq_of: HashMap<Uuid, Seq> = HashMap::new();
+    for (intent, _) in &intents {
+        seq_of.entry(intent.id).or_insert(intent.seq);
+    }
+    let parent_of = |intent: &Intent| {
+        let cause = Uuid::try_parse(intent.causation_id.as_deref()?).ok()?;
+        // A cause is written before what it causes; so there is no circle.
+        seq_of.get(&cause).copied().filter(|cause| *cause < intent.seq)
+    };
+    let mut children: BTreeMap<Option<Seq>, Vec<(Intent, bool)>> = BTreeMap::new();
+    for (intent, asked) in intents {
+        children.entry(parent_of(&intent)).or_default().push((intent, asked));
+    }
+    let mut ordered = Vec::new();
+    let mut stack: Vec<(Intent, bool, usize)> = Vec::new();
+    let push = |stack: &mut Vec<_>, of: Option<Vec<(Intent, bool)>>, depth| {
+        stack.extend(of.into_iter().flatten().rev().map(|(intent, asked)| (intent, asked, depth)));
+    };
+    push(&mut stack, children.remove(&None), 0);
+    while let Some((intent, asked, depth)) = stack.pop() {
+        push(&mut stack, children.remove(&Some(intent.seq)), depth + 1);
+        ordered.push((intent, asked, depth));
+    }
+    ordered
+}
+
+impl About {
+    /// The first copy of the message itself.
+    fn first_copy(&self) -> Option<&Landed> {
+        self.landed.iter().find(|landed| landed.replay.is_none())
+    }
+
+    fn acted(&self, kind: &str) -> Option<&Action> {
+        self.actions.iter().rev().find(|action| action.kind == kind)
+    }
+
+    /// What became of it, and what it waits for.
+    fn state(&self, intent: &Intent, standing: &Standing) -> (TracedState, Option<Waits>) {
+        if self.first_copy().is_some() {
+            return (TracedState::Delivered, None);
+        }
+        if let Some(held) = &self.held {
+            return (TracedState::Held, Some(waits::held(held, standing)));
+        }
+        if self.acted("discard").is_some() {
+            return (TracedState::Discarded, None);
+        }
+        if self.acted("cancel").is_some() {
+            return (TracedState::Cancelled, None);
+        }
+        let dealt_with = self.place.as_ref().is_some_and(|place| place.dealt_with);
+        if self.waiting.is_some() || !dealt_with {
+            if self.cancelled.is_some() {
+                return (TracedState::Cancelled, None);
+            }
+            if let Some(waits) = waits::scheduled(intent, self.waiting.as_ref(), standing) {
+                return (TracedState::Scheduled, Some(waits));
+            }
+            return (TracedState::Backlog, Some(waits::backlog(intent, self.place.as_ref(), standing)));
+        }
+        if standing.receipts_since.is_none_or(|since| intent.created_at < since) {
+            return (TracedState::ReceiptPurged, None);
+        }
+        let waits = Waits {
+            what: "nobody knows: the cursor has passed it, and there is neither a receipt nor a hold".to_owned(),
+            remedy: Some(
+                "The sweep finds it and has it published: look at outboxd_stranded_total and docs/restore.md.".to_owned(),
+            ),
+        };
+        (TracedState::Unaccounted, Some(waits))
+    }
+
+    /// Whether it was held at that time.
+    fn held_at(&self, at: OffsetDateTime) -> bool {
+        self.held.as_ref().is_some_and(|held| held.held_at <= at)
+            || self.was_held.iter().any(|held| held.held_at <= at && at <= held.ended_at)
+    }
+
+    /// Whether the message may have been with Kafka at that time without being settled.
+    fn may_have_been_published(&self, intent: &Intent, at: OffsetDateTime, cursor: Option<Seq>) -> bool {
+        let unsettled = self.first_copy().is_none_or(|landed| at < landed.settled_at);
+        // Below the cursor, what was not settled was held, or was committed late.
+        let above = cursor.is_none_or(|cursor| cursor < intent.seq);
+        let out_of_order = self.first_copy().is_none() && self.place.as_ref().is_some_and(|place| place.late);
+        intent.created_at < at && unsettled && (above || out_of_order || self.held_at(at))
+    }
+}
+
+/// Steps as they are found.
+#[derive(Default)]
+struct Steps(Vec<Step>);
+
+impl Steps {
+    fn add(&mut self, at: OffsetDateTime, kind: StepKind, text: impl Into<String>) {
+        self.0.push(Step { at, after_ms: None, kind, text: text.into() });
+    }
+
+    /// In order, with the time between them. Of one moment, in the order in which they were added.
+    fn in_order(mut self) -> Vec<Step> {
+        self.0.sort_by_key(|step| step.at);
+        let mut before = None;
+        for step in &mut self.0 {
+            step.after_ms = before.map(|before| millis(before, step.at));
+            before = Some(step.at);
+        }
+        self.0
+    }
+}
+
+fn timeline(intent: &Intent, about: &About, around: &Around, claims: &[super::Claim]) -> Vec<Step> {
+    let mut steps = Steps::default();
+    written(&mut steps, intent);
+    if let Some(waiting) = &about.waiting {
+        let until = said(waiting.due_at);
+        steps.add(waiting.scheduled_at, StepKind::Scheduled, format!("the relay set it aside until {until}"));
+    }
+    if let Some(TakenBack { cancelled_at, who, why, .. }) = &about.cancelled {
+        steps.add(
+            *cancelled_at,
+            StepKind::TakenBack,
+            format!("taken back by {who}: {why}; it is not delivered when its time comes"),
+        );
+    }
+    for held in &about.was_held {
+        let parked = held.state == HoldState::Parked;
+        hold(&mut steps, held.held_at, held.reason, parked, &held.failures, held.dead_letter.as_deref());
+    }
+    if let Some(held) = &about.held {
+        let parked = held.state == HoldState::Parked;
+        hold(&mut steps, held.held_at, held.reason, parked, &held.failures, held.dead_letter.as_deref());
+    }
+    for action in &about.actions {
+        steps.add(action.at, StepKind::Action, acted(action));
+    }
+    for term in &around.terms {
+        if about.may_have_been_published(intent, term.next_led_at, Some(term.next_high)) {
+            steps.add(
+                term.next_led_at,
+                StepKind::TermEnded,
+                format!(
+                    "term {} of relay {} ended without a word; the next one began again above seq {} (this is {}): what it had \
+                     published of that is there twice",
+                    term.epoch, term.relay, term.next_high, intent.seq
+                ),
+            );
+        }
+    }
+    for rewind in &around.rewinds {
+        let among = (rewind.seq_first..=rewind.seq_last).contains(&intent.seq);
+        if among && about.may_have_been_published(intent, rewind.at, None) {
+            steps.add(rewind.at, StepKind::Rewound, rewound(rewind));
+        }
+    }
+    for landed in &about.landed {
+        landing(&mut steps, intent, landed, around);
+    }
+    for claim in claims {
+        let place = match (&claim.topic, claim.partition, claim.record_offset) {
+            (Some(topic), Some(partition), Some(offset)) => format!(" ({topic}[{partition}]@{offset})"),
+            _ => String::new(),
+        };
+        steps.add(
+            claim.claimed_at,
+            StepKind::Claimed,
+            format!("claimed by consumer {}{place}", claim.consumer),
+        );
+        if let Some(last) = claim.last_duplicate_at {
+            let (consumer, count) = (&claim.consumer, claim.duplicates);
+            let copies =
+                if count == 1 { "1 further copy".to_owned() } else { format!("{count} further copies") };
+            let text = format!("{copies} absorbed by consumer {consumer}, the last one now");
+            steps.add(last, StepKind::DuplicateAbsorbed, text);
+        }
+    }
+    steps.in_order()
+}
+
+fn written(steps: &mut Steps, intent: &Intent) {
+    let by = intent.xid.as_deref().map_or_else(String::new, |xid| format!(" by transaction {xid}"));
+    let cause = match intent.causation_id.as_deref() {
+        None => String::new(),
+        Some(cause) if Uuid::try_parse(cause).is_ok() => format!(", caused by message {cause}"),
+        Some(cause) => format!(", caused by {cause}"),
+    };
+    let later = intent
+        .deliver_after
+        .map_or_else(String::new, |due| format!(", not to be delivered before {}", said(due)));
+    steps.add(
+        intent.created_at,
+        StepKind::Written,
+        format!("written{by} for topic {}{cause}{later}", intent.topic),
+    );
+}
+
+/// A hold, its failed attempts, and how it was parked.
+fn hold(
+    steps: &mut Steps,
+    at: OffsetDateTime,
+    reason: HoldReason,
+    parked: bool,
+    failures: &[Failed],
+    dead_letter: Option<&str>,
+) {
+    for Failed { at, error } in failures {
+        steps.add(*at, StepKind::AttemptFailed, format!("attempt failed: {error}"));
+    }
+    let word = reason.as_str();
+    let what = reason.explained().what;
+    if parked {
+        let copy = dead_letter.map_or_else(String::new, |place| format!(" Dead-letter copy at {place}."));
+        let parked_at = failures.last().map_or(at, |failed| failed.at.max(at));
+        steps.add(parked_at, StepKind::Parked, format!("parked ({word}): {what}{copy}"));
+    } else {
+        steps.add(at, StepKind::Held, format!("held ({word}): {what}"));
+        if let Some(place) = dead_letter {
+            steps.add(at, StepKind::Parked, format!("it was parked then; dead-letter copy at {place}"));
+        }
+    }
+}
+
+fn acted(action: &Action) -> String {
+    let Action { kind, who, why, details, .. } = action;
+    let what = match kind.as_str() {
+        "retry" => "retried",
+        "discard" => "discarded",
+        "edit" => "edited",
+        "cancel" => "not delivered: taken back",
+        "sweep" => "found by the sweep",
+        other => other,
+    };
+    let changed = details
+        .as_ref()
+        .and_then(|details| details["changed"].as_array())
+        .map(|words| words.iter().filter_map(serde_json::Value::as_str).collect::<Vec<_>>().join(", "))
+        .map_or_else(String::new, |changed| format!(" ({changed})"));
+    format!("{what} by {who}{changed}: {why}")
+}
+
+fn rewound(rewind: &RewindNoted) -> String {
+    let relay = rewind.relay.as_deref().unwrap_or("the relay");
+    let why = match rewind.reason.as_str() {
+        "outage" => "Kafka did not answer in a way that says what it kept",
+        "tried alone" => "a message failed in company and was to be tried alone",
+        other => other,
+    };
+    format!(
+        "relay {relay} (term {}) went back to the settled cursor: {why}; {} of the messages from seq {} to {} may be there twice",
+        rewind.epoch, rewind.messages, rewind.seq_first, rewind.seq_last
+    )
+}
+
+fn landing(steps: &mut Steps, intent: &Intent, landed: &Landed, around: &Around) {
+    let relay = landed.relay.as_deref().unwrap_or("-");
+    let place = format!("{}[{}]@{}", landed.topic, landed.partition, landed.offset);
+    let settled = format!("settled: receipt {}, term {}, relay {relay}", landed.receipt, landed.epoch);
+    let Some(number) = landed.replay else {
+        let at = landed.acknowledged_at.max(intent.created_at);
+        steps.add(at, StepKind::Acknowledged, format!("acknowledged at {place}"));
+        steps.add(landed.settled_at.max(at), StepKind::Settled, settled);
+        return;
+    };
+    if let Some(replay) = around.replays.get(&number) {
+        let to = replay.to_topic.as_deref().map_or_else(String::new, |topic| format!(" to topic {topic}"));
+        steps.add(
+            replay.requested_at,
+            StepKind::ReplayAsked,
+            format!("replay {number}{to} asked for by {}: {}", replay.who, replay.why),
+        );
+    }
+    steps.add(
+        landed.acknowledged_at,
+        StepKind::Replayed,
+        format!("acknowledged again at {place}: replay {number}"),
+    );
+    steps.add(landed.settled_at, StepKind::Settled, settled);
+}
+
+/// Whether receipts know the record that was asked for.
+fn confirmed(place: &super::Place, messages: &[TracedMessage]) -> String {
+    let Some(message) = messages.iter().find(|message| message.asked) else {
+        return format!(
+            "the record at {place} names a message that this outbox does not hold: purged, or not of this outbox"
+        );
+    };
+    let is_here = |landed: &&Landed| {
+        landed.topic == place.topic && landed.partition == place.partition && landed.offset == place.offset
+    };
+    match (message.copies.iter().find(is_here), message.copies.first()) {
+        (Some(Landed { receipt, replay: Some(replay), .. }), _) => {
+            format!("the record at {place} is a copy of replay {replay}, as receipt {receipt} says")
+        }
+        (Some(Landed { receipt, .. }), _) => {
+            format!("the record at {place} is this message, as receipt {receipt} says")
+        }
+        (None, Some(landed)) => format!(
+            "the record at {place} is another copy of this message: no receipt names it, so it was published by a relay that ended, \
+             or went back, before it could settle it; receipt {} names {}[{}]@{}",
+            landed.receipt, landed.topic, landed.partition, landed.offset
+        ),
+        (None, None) => format!("the record at {place} is a copy of this message that is not settled"),
+    }
+}
+
+fn millis(from: OffsetDateTime, to: OffsetDateTime) -> i64 {
+    i64::try_from((to - from).whole_milliseconds()).unwrap_or(i64::MAX)
+}
+
+fn shown(contents: Contents) -> Shown {
+    let (payload, payload_hex) = match contents.payload.map(String::from_utf8) {
+        None => (None, None),
+        Some(Ok(text)) => (Some(text), None),
+        Some(Err(error)) => {
+            let hex = error.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+            (None, Some(hex))
+        }
+    };
+    Shown { key: contents.key, headers: contents.headers, payload, payload_hex }
+}
