@@ -73,6 +73,8 @@ mod verify;
 
 mod canary;
 
+mod replay;
+
 mod leadership;
 
 mod tls;

@@ -108,6 +108,10 @@ fn obey(global: &Global, command: Command) -> Result<ExitCode, Failure> {
             let config = load(None, Needs::BOTH)?;
             wait(commands::verify(Adapter::of(&config)?, &config.kafka, asked))?;
         }
+        Command::Replay(asked) => {
+            let config = load(None, Needs::DATABASE)?;
+            wait(commands::replay(Adapter::of(&config)?, asked))?;
+        }
         Command::Scheduled(asked) => {
             let config = load(None, Needs::DATABASE)?;
             wait(commands::scheduled(Adapter::of(&config)?, asked))?;

@@ -18,7 +18,7 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder as _};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use outboxd_core::HoldReason;
-use outboxd_engine::{Backlog, Event, Observe, Outcome, PublisherStats, Side};
+use outboxd_engine::{Backlog, Event, Observe, Outcome, PublisherStats, ReplayState, Side};
 use tokio::time::Instant;
 
 use crate::spans::SpanCounts;
@@ -89,6 +89,8 @@ struct Handles {
     dead_lettered: Counter,
     dead_letter_failures: Counter,
     partition_changes: Counter,
+    replayed: Counter,
+    replays_open: Vec<(ReplayState, Gauge)>,
     possible_duplicates: Counter,
     outages: [Counter; 2],
     outage_now: [Gauge; 2],
@@ -216,6 +218,10 @@ impl Metrics {
         self.delivery().measured(Instant::now(), backlog);
         self.handles.backlog.set(to_f64(backlog.messages));
         self.handles.scheduled_now.set(to_f64(backlog.scheduled));
+        for (state, gauge) in &self.handles.replays_open {
+            let open = backlog.replays.iter().find(|(its, _)| its == state);
+            gauge.set(to_f64(open.map_or(0, |(_, replays)| *replays)));
+        }
         let (mut held, mut parked) = (HashMap::new(), HashMap::new());
         for (state, reason, messages) in &backlog.held {
             let by_reason = if state == "parked" { &mut parked } else { &mut held };
@@ -284,6 +290,10 @@ impl Observe for Metrics {
             Event::Skipped => handles.skipped.increment(1),
             Event::DeadLettered => handles.dead_lettered.increment(1),
             Event::DeadLetterFailed => handles.dead_letter_failures.increment(1),
+            Event::Replayed { topic } => {
+                handles.replayed.increment(1);
+                self.acknowledged(topic);
+            }
             Event::PartitionsChanged => handles.partition_changes.increment(1),
             Event::Released { messages } => handles.released.increment(messages as u64),
             Event::Settling => {}
@@ -369,6 +379,14 @@ impl Handles {
             dead_lettered: counter("outboxd_dead_lettered_total"),
             dead_letter_failures: counter("outboxd_dead_letter_failures_total"),
             partition_changes: counter("outboxd_partition_changes_total"),
+            replayed: counter("outboxd_replayed_total"),
+            replays_open: ReplayState::ALL
+                .into_iter()
+                .filter(|state| state.is_open())
+                .map(|state| {
+                    (state, self::gauge(recorder, "outboxd_replays_open", &[("state", state.as_str())]))
+                })
+                .collect(),
             possible_duplicates: counter("outboxd_possible_duplicates_total"),
             outages: by_side("outboxd_outages_total"),
             outage_now: [Side::Database, Side::Kafka]

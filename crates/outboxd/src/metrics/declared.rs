@@ -141,6 +141,16 @@ pub(crate) const METRICS: &[Metric] = &[
         "Changes of a topic's number of partitions: keys are placed anew, and their order is not kept across one.",
     ),
     counter(
+        "outboxd_replayed_total",
+        NONE,
+        "Copies of dispatched messages, asked for by replays, acknowledged by Kafka.",
+    ),
+    gauge(
+        "outboxd_replays_open",
+        "state: running, paused, stopped",
+        "Replays that are not over, as measured last. A stopped one waits for an operator.",
+    ),
+    counter(
         "outboxd_possible_duplicates_total",
         NONE,
         "Most records that consumers may see twice because they were published and not settled.",
