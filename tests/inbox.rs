@@ -19,7 +19,7 @@ pub(crate) mod incident;
 
 /// The loop of the documentation, the very file.
 #[path = "../crates/client/examples/consumer/once.rs"]
-mod once;
+pub(crate) mod once;
 
 pub(crate) fn inbox_migrator(url: &str, schema: &str) -> Migrator {
     Migrator::inbox(url.parse().unwrap(), schema.parse().unwrap())

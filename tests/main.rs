@@ -25,6 +25,10 @@ mod inbox;
 
 mod recipes;
 
+mod spans;
+
+mod correlation;
+
 mod operate;
 
 mod trace;
@@ -68,6 +72,8 @@ mod sweep;
 mod verify;
 
 mod canary;
+
+mod replay;
 
 mod leadership;
 

@@ -23,7 +23,7 @@ use crate::inbox::incident::ends;
 use crate::migrations::{migrator, run, text};
 use crate::support::{BINARY, SOON};
 
-mod runtime;
+pub(crate) mod runtime;
 
 const TABLES: &str = include_str!("../docs/recipes/tables.sql");
 const ORDERS: i64 = 12;

@@ -106,6 +106,13 @@ create table outbox.replay (
   total          bigint not null check (total >= 0),
   pos            bigint not null,
   published      bigint not null default 0,
+  skipped        bigint not null default 0,
+  -- The term that took it up last, and how many in a row did so and got nowhere.
+  taken_epoch    bigint,
+  takes          integer not null default 0,
+  -- The message that could not be published, and why.
+  stopped_seq    bigint,
+  stopped_id     uuid,
   error          text,
   changed_at     timestamptz not null default clock_timestamp(),
   changed_by     text
@@ -113,14 +120,16 @@ create table outbox.replay (
 comment on table outbox.replay is 'Requests to publish dispatched messages again: who, why, which, and how far.';
 comment on column outbox.replay.state is
   'running: the leader works on it. paused: until it is resumed. stopped: a message could not be published (error). cancelled, done: over.';
-comment on column outbox.replay.topic is 'A pattern as LIKE has it.';
+comment on column outbox.replay.topic is 'A pattern: * stands for any run of characters.';
+comment on column outbox.replay.seqs is 'These and no others, because they are few; NULL: whatever meets the other conditions.';
 comment on column outbox.replay.to_topic is 'Published there instead; NULL: where each message went.';
 comment on column outbox.replay.rate is 'Messages a second at most; NULL: as many as leave live traffic alone.';
 comment on column outbox.replay.total is 'Messages that were meant when it was requested.';
-comment on column outbox.replay.pos is 'What is meant up to this seq was published again.';
+comment on column outbox.replay.pos is 'What is meant up to this seq was published again, or left out by an operator.';
+comment on column outbox.replay.skipped is 'Messages that an operator left out because they could not be published; the audit names them.';
 comment on index outbox.replay_pkey is 'Serves the commands, by the number that they print.';
-create index replay_open on outbox.replay (replay) where state = 'running';
-comment on index outbox.replay_open is 'Serves the relay: what is to be published again.';
+create index replay_open on outbox.replay (replay) where state in ('running', 'paused', 'stopped');
+comment on index outbox.replay_open is 'Serves the relay: what is to be published again, and what waits for an operator.';
 
 alter table outbox.receipt add column replay bigint;
 comment on column outbox.receipt.replay is 'The replay that these copies belong to; NULL: the messages themselves.';
@@ -199,7 +208,7 @@ begin
         'select on %1$s.hold_history, %1$s.rewind, %1$s.term',
         'select on %1$s.fingerprint',
         'select (replay, state, who, why, requested_at, seqs, correlation_id, topic, created_from, created_before, seq_first, seq_last, '
-          'to_topic, rate, total, pos, published, error, changed_at, changed_by) on %1$s.replay']
+          'to_topic, rate, total, pos, published, skipped, taken_epoch, takes, stopped_seq, stopped_id, error, changed_at, changed_by) on %1$s.replay']
       end
     loop
       execute format('grant ' || one || ' to %2$s', place, granted.grantee);

@@ -101,23 +101,10 @@ pub(super) fn java() -> Result<Option<Recipe>> {
 }
 
 pub(super) fn go() -> Result<Option<Recipe>> {
-    let Some(version) = version("go", &["version"]) else {
+    let files = ["go.mod", "go.sum", "producer/main.go", "consumer/main.go"];
+    let Some(programs) = go_programs("go", &recipe("go"), &files)? else {
         return Ok(not_run("Go", "go"));
     };
-    let here = recipe("go");
-    let sources = ["go.mod", "go.sum", "producer/main.go", "consumer/main.go"].map(|file| here.join(file));
-    let sources: Vec<&Path> = sources.iter().map(PathBuf::as_path).collect();
-    let modules = cache::directory()?;
-    let programs = fetched("go", &version, &sources, |directory| {
-        let mut build = Command::new("go");
-        build
-            .args(["build", "-modcacherw", "-buildvcs=false", "-o"])
-            .arg(directory)
-            .arg("./...")
-            .current_dir(&here);
-        build.env("GOMODCACHE", modules.join("go-modules")).env("GOCACHE", modules.join("go-build"));
-        done(build)
-    })?;
     Ok(Some(Recipe {
         program: "env".into(),
         arguments: Vec::new(),
@@ -126,6 +113,25 @@ pub(super) fn go() -> Result<Option<Recipe>> {
         consumer: programs.join("consumer"),
         jdbc: false,
     }))
+}
+
+/// The directory with the programs of a Go module, built once; none if there is no Go.
+pub(crate) fn go_programs(name: &str, module: &Path, files: &[&str]) -> Result<Option<PathBuf>> {
+    let Some(version) = version("go", &["version"]) else { return Ok(None) };
+    let sources: Vec<PathBuf> = files.iter().map(|file| module.join(file)).collect();
+    let sources: Vec<&Path> = sources.iter().map(PathBuf::as_path).collect();
+    let modules = cache::directory()?;
+    let programs = fetched(name, &version, &sources, |directory| {
+        let mut build = Command::new("go");
+        build
+            .args(["build", "-modcacherw", "-buildvcs=false", "-o"])
+            .arg(directory)
+            .arg("./...")
+            .current_dir(module);
+        build.env("GOMODCACHE", modules.join("go-modules")).env("GOCACHE", modules.join("go-build"));
+        done(build)
+    })?;
+    Ok(Some(programs))
 }
 
 pub(super) fn node() -> Result<Option<Recipe>> {

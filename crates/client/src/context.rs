@@ -47,10 +47,23 @@ impl Context {
         CURRENT.try_with(Self::clone).unwrap_or_default()
     }
 
-    /// This one where it says something, else the current one, field by field.
+    /// This one where it says something, else the current one, field by field. With the feature `tracing` the current span's
+    /// correlation id comes after both; with `opentelemetry` the current span's trace context comes before the current one's,
+    /// because that span lies within it.
     pub(crate) fn or_current(&self) -> Self {
-        let current = Self::current();
+        let mut current = Self::current();
         let own = self.clone();
+        #[cfg(feature = "opentelemetry")]
+        if own.traceparent.is_none()
+            && own.tracestate.is_none()
+            && let Some((traceparent, tracestate)) = crate::spans::trace_context()
+        {
+            (current.traceparent, current.tracestate) = (Some(traceparent), tracestate);
+        }
+        #[cfg(feature = "tracing")]
+        if own.correlation_id.is_none() && current.correlation_id.is_none() {
+            current.correlation_id = crate::spans::correlation_id();
+        }
         Self {
             correlation_id: own.correlation_id.or(current.correlation_id),
             causation_id: own.causation_id.or(current.causation_id),

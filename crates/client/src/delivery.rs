@@ -78,6 +78,17 @@ impl Delivery {
         self.place = Some(Place { topic: topic.into(), partition, offset });
         self
     }
+
+    /// Runs what handles the message within its context: every intent that is emitted inside has this message as its cause, and
+    /// its correlation id.
+    ///
+    /// With the feature `tracing` it runs in a span `process`, whose fields `message_id` and `correlation_id` are thus on every
+    /// line that the handler logs. With `opentelemetry` that span is a child of the span that the message's intent was emitted in.
+    pub async fn scope<F: Future>(&self, handle: F) -> F::Output {
+        #[cfg(feature = "tracing")]
+        let handle = tracing::Instrument::instrument(handle, crate::spans::process(self));
+        self.context.clone().scope(handle).await
+    }
 }
 
 /// What a claim found.

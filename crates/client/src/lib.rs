@@ -55,6 +55,11 @@
 //! A whole consumer, with back-off, rebalancing and what to do about a message that its handler cannot digest, is
 //! `examples/consumer.rs`; `docs/consumers.md` explains it.
 //!
+//! **Tracing.** With the feature `tracing`, [`CorrelationLayer`] in the application's subscriber makes the field `correlation_id` of
+//! its spans the correlation id of what is emitted inside, and [`Delivery::scope`] runs a handler in a span. With the feature
+//! `opentelemetry` the trace context travels along, in and out, wherever `tracing-opentelemetry` is the subscriber's other layer.
+//! `docs/tracing.md` shows what comes of it.
+//!
 //! This crate knows neither the relay nor Kafka: it writes and reads tables. It starts nothing and keeps nothing, and its
 //! features `postgres` (default) and `sqlite` choose what of sqlx it needs.
 
@@ -69,6 +74,9 @@ mod delivery;
 
 mod error;
 
+#[cfg(feature = "tracing")]
+mod spans;
+
 #[cfg(feature = "postgres")]
 mod schema;
 
@@ -82,8 +90,15 @@ pub use self::context::Context;
 pub use self::delivery::{Claim, Delivery, NoId, Place};
 pub use self::error::Error;
 pub use self::intent::Intent;
+#[cfg(feature = "tracing")]
+pub use self::spans::CorrelationLayer;
 
 /// The documentation's own code compiles.
 #[cfg(all(doctest, feature = "postgres"))]
 #[doc = include_str!("../../../docs/consumers.md")]
 struct DocumentationOfConsumers;
+
+/// So does this.
+#[cfg(all(doctest, feature = "postgres", feature = "opentelemetry"))]
+#[doc = include_str!("../../../docs/tracing.md")]
+struct DocumentationOfTracing;

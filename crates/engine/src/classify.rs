@@ -1,9 +1,13 @@
 //! Takes delivery reports in. What an error means is decided by `outboxd_core::classify` alone; this is what follows.
 
-use outboxd_core::{Backoff, DeliveryError, Hold, HoldReason, HoldState, Message, Verdict, classify};
+use outboxd_core::{
+    Backoff, DeliveryError, Hold, HoldReason, HoldState, Message, Receipt, Verdict, classify,
+};
 use rand::RngExt;
 use tokio::time::Instant;
+use tracing::field::display;
 
+use crate::attempt::{Answer, ended};
 use crate::observe::{Event, Outcome};
 use crate::outbox::Outbox;
 use crate::pipeline::{Pipeline, Quiet};
@@ -24,18 +28,23 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         let now = Instant::now();
         let (mut acknowledged, mut answered) = (0, false);
         for report in reports.drain(..) {
+            if let Some(acknowledged) = self.replay_reported(report.token, &report.result, now) {
+                answered |= acknowledged;
+                continue;
+            }
             if let Some(letter) = self.copies.reported(report.token) {
                 self.alone = false;
                 answered |= self.copy_reported(report.token, letter, report.result);
                 continue;
             }
-            let Some((meta, alone)) = self.window.reported(report.token) else { continue };
+            let Some((mut meta, alone)) = self.window.reported(report.token) else { continue };
             self.alone = false;
             let tried = self.tried.take();
             match report.result {
                 Ok(receipt) => {
                     acknowledged += 1;
                     self.caution.decided(meta.seq);
+                    ended(meta.followed.take(), Answer::Acknowledged(receipt));
                     let age = now.saturating_duration_since(meta.inserted_at);
                     self.observer.observe(&Event::Acknowledged { topic: meta.topic(), age });
                     if meta.attempts() > 0 {
@@ -44,10 +53,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                     if !self.lasting.suspects.is_empty() {
                         self.lasting.suspects.remove(&meta.seq);
                     }
-                    tracing::trace!(target: "outboxd::publish", seq = meta.seq.0, message_id = %meta.id,
-                        correlation_id = meta.correlation_id, topic = meta.topic(),
-                        key_hash = meta.key_hash.map(display), key = meta.key_shown.as_deref(),
-                        partition = receipt.partition, offset = receipt.offset, "message is acknowledged");
+                    log_acknowledged(&meta, receipt);
                     self.window.dispatched(report.token, meta, receipt, now);
                 }
                 Err(error) => self.failed(report.token, meta, alone, tried, &error),
@@ -68,12 +74,13 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
     fn failed(
         &mut self,
         token: Token,
-        meta: Meta,
+        mut meta: Meta,
         alone: bool,
         tried: Option<Message>,
         error: &DeliveryError,
     ) {
         let attempts = meta.attempts();
+        let followed = meta.followed.take();
         let attempts_max = meta.destination.route.attempts_max.unwrap_or(self.config.attempts_max);
         let verdict = classify(error.fault, alone, attempts, attempts_max);
         tracing::debug!(target: "outboxd::classify", seq = meta.seq.0, message_id = %meta.id,
@@ -82,41 +89,39 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         if !matches!(verdict, Verdict::Park(_)) {
             self.caution.decided(meta.seq);
         }
+        let outcome = Outcome::of(&verdict);
         let failure = Failure { meta, tried, error };
-        let outcome = match verdict {
+        match verdict {
             Verdict::Outage | Verdict::OutageOfProducer => {
                 let renew = verdict == Verdict::OutageOfProducer;
                 self.kafka_is_out(&error.code);
                 self.rewind_when_quiet(true, renew);
-                Outcome::Outage
             }
             Verdict::TryAlone => {
                 self.lasting.suspects.insert(failure.meta.seq);
                 self.observer.observe(&Event::Overtaken);
                 self.rewind_when_quiet(false, false);
-                Outcome::TryAlone
             }
             Verdict::HoldTopic(reason) => {
                 let random = self.lasting.rng.random();
                 let topic = failure.meta.topic();
                 if self.lasting.topics.hold(topic, reason, Instant::now(), random) {
                     tracing::error!(target: "outboxd::classify", topic, reason = reason.as_str(),
+                        message_id = %failure.meta.id, correlation_id = failure.meta.correlation_id,
                         "topic cannot be written to; its messages are held");
                 }
                 self.hold_reported(token, failure, HoldState::Topic, reason, attempts);
-                Outcome::HoldTopic
             }
             Verdict::Retry => {
                 self.hold_reported(token, failure, HoldState::Retry, HoldReason::UnknownError, attempts + 1);
-                Outcome::Retry
             }
             Verdict::Park(reason) => {
                 self.hold_reported(token, failure, HoldState::Parked, reason, attempts + 1);
-                Outcome::Parked
             }
             // Only an acknowledgement brings it, and that is no failure.
-            Verdict::Dispatched(_) => Outcome::Acknowledged,
-        };
+            Verdict::Dispatched(_) => {}
+        }
+        ended(followed, Answer::Failed(error, outcome));
         self.observer.observe(&Event::Attempt { outcome, messages: 1 });
     }
 
@@ -160,5 +165,22 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         };
         self.quiet = Some((quiet, since));
         self.feed.clear();
+    }
+}
+
+/// One that had failed before is worth a line: it ends the story that began with an error.
+fn log_acknowledged(meta: &Meta, receipt: Receipt) {
+    let (seq, message_id, correlation_id, topic) = (meta.seq.0, &meta.id, &meta.correlation_id, meta.topic());
+    let (key_hash, key) = (meta.key_hash.map(display), meta.key_shown.as_deref());
+    let Receipt { partition, offset } = receipt;
+    match meta.attempts() {
+        0 => {
+            tracing::trace!(target: "outboxd::publish", seq, %message_id, correlation_id, topic, key_hash, key, partition,
+                offset, "message is acknowledged");
+        }
+        failed => {
+            tracing::info!(target: "outboxd::publish", seq, %message_id, correlation_id, topic, key_hash, key, partition, offset,
+                failed, "message is acknowledged after attempts that failed");
+        }
     }
 }

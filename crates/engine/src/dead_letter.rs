@@ -15,8 +15,9 @@ use rand::RngExt;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
+use crate::attempt::{Answer, Attempt, Followed, ended};
 use crate::caution::Pace;
-use crate::observe::Event;
+use crate::observe::{Event, Outcome};
 use crate::outbox::Outbox;
 use crate::pipeline::Pipeline;
 use crate::publisher::{EnqueueError, Publisher, Token};
@@ -34,6 +35,8 @@ pub(crate) struct Letter {
     since: Instant,
     /// With nothing else in flight: it failed in company, or the run is cautious.
     alone: bool,
+    /// Whoever follows the copy that is with the client.
+    followed: Followed,
 }
 
 impl Letter {
@@ -44,7 +47,7 @@ impl Letter {
         let age =
             time::Duration::try_from(since.saturating_duration_since(meta.inserted_at)).unwrap_or_default();
         let parked_at = from.checked_add(age).unwrap_or(from);
-        Self { meta, message, hold, parked_at, since, alone }
+        Self { meta, message, hold, parked_at, since, alone, followed: None }
     }
 
     fn topic(&self) -> &str {
@@ -117,7 +120,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         published
     }
 
-    fn hand_over(&mut self, token: Token, letter: Letter) -> Handed {
+    fn hand_over(&mut self, token: Token, mut letter: Letter) -> Handed {
         if letter.alone && self.window.outstanding() > 0 {
             return Handed::Wait(letter);
         }
@@ -158,6 +161,13 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         }
         match self.publisher.enqueue(token, record) {
             Ok(()) => {
+                letter.followed = self.observer.attempt(&Attempt {
+                    message: &letter.message,
+                    topic: letter.topic(),
+                    is_dead_letter: true,
+                    attempts: 0,
+                    waited_since: letter.since,
+                });
                 if letter.alone {
                     self.caution.handed_over(Instant::now());
                 }
@@ -186,8 +196,10 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         result: Result<Receipt, DeliveryError>,
     ) -> bool {
         self.window.copy_reported(token);
+        let followed = letter.followed.take();
         let error = match result {
-            Ok(Receipt { partition, offset }) => {
+            Ok(receipt @ Receipt { partition, offset }) => {
+                ended(followed, Answer::Acknowledged(receipt));
                 letter.hold.dead_letter = Some(format!("{}[{partition}]@{offset}", letter.topic()));
                 self.observer.observe(&Event::DeadLettered);
                 self.settle_copied(token, &letter.meta, letter.hold);
@@ -196,7 +208,12 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             Err(error) => error,
         };
         // As if it were the last attempt: what is not an outage and happens to it alone is its own.
-        match classify(error.fault, letter.alone, 0, 1) {
+        let verdict = classify(error.fault, letter.alone, 0, 1);
+        ended(followed, Answer::Failed(&error, Outcome::of(&verdict)));
+        let Meta { seq, id, correlation_id, .. } = &letter.meta;
+        tracing::debug!(target: "outboxd::classify", seq = seq.0, message_id = %id, correlation_id, topic = letter.topic(),
+            error = error.code, ?verdict, "attempt to copy a parked message failed");
+        match verdict {
             Verdict::Outage => {
                 self.kafka_is_out(&error.code);
                 self.rewind_when_quiet(true, false);
@@ -221,21 +238,23 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         false
     }
 
-    /// Nothing but copies is with the client, so nobody else can say whether Kafka answers: it is asked about their topics. What it
-    /// answers ends an outage, and then overdue copies are given up.
+    /// Nothing but copies is with the client, dead letters or those of a replay, so nobody else can say whether Kafka answers: it is asked
+    /// about their topics. What it answers ends an outage, and then overdue copies are given up.
     pub(crate) fn ask_for_silent_copies(&mut self) {
         if self.quiet.is_some() || self.look_up_at.is_some() {
             return;
         }
-        let topics: BTreeSet<String> =
+        let mut topics: BTreeSet<String> =
             self.copies.published.values().map(|letter| letter.topic().to_owned()).collect();
+        topics.append(&mut self.replay.topics());
         let asked = self.lasting.topics.ask_about(&topics, Instant::now());
         self.look_up(&asked);
     }
 
     /// Whether all that is with the client are copies.
-    pub(crate) fn only_copies_are_out(&self) -> bool {
-        self.copies.outstanding() > 0 && self.copies.outstanding() == self.window.outstanding()
+    pub(crate) fn only_the_beside_is_out(&self) -> bool {
+        let beside = self.copies.outstanding() + self.replay.outstanding();
+        beside > 0 && beside == self.window.outstanding()
     }
 
     /// Copies that are not acknowledged although Kafka answers: a dead-letter topic without a leader must not keep everything
@@ -245,7 +264,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         if self.quiet.is_some() || is_out {
             return;
         }
-        let overdue = |letter: &Letter| letter.since.elapsed() > self.config.outage_after;
+        let overdue = |letter: &Letter| self.has_answered_since(letter.since);
         let with_client: Vec<_> = self
             .copies
             .published
@@ -268,6 +287,12 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             let Some((token, letter)) = self.copies.waiting.pop_front() else { break };
             self.give_up(token, letter, "nothing is known of the dead-letter topic");
         }
+    }
+
+    /// Whether Kafka has answered so long after that time that an acknowledgement from then is overdue. When it answered last before an
+    /// outage says nothing: the outage is known only a while after it has begun.
+    pub(crate) fn has_answered_since(&self, since: Instant) -> bool {
+        self.heard_at.saturating_duration_since(since) > self.config.outage_after
     }
 
     fn give_up(&mut self, token: Token, letter: Letter, why: &str) {

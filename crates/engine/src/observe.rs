@@ -5,8 +5,9 @@
 
 use std::time::Duration;
 
-use outboxd_core::HoldReason;
+use outboxd_core::{HoldReason, Verdict};
 
+use crate::attempt::{Attempt, Follow};
 use crate::publisher::PublisherStats;
 use crate::upkeep::{Backlog, Purged, Swept};
 
@@ -51,6 +52,19 @@ impl Outcome {
     /// Every outcome.
     pub const ALL: [Self; 6] =
         [Self::Acknowledged, Self::Outage, Self::TryAlone, Self::Retry, Self::HoldTopic, Self::Parked];
+
+    /// How an attempt ended that has this verdict.
+    #[must_use]
+    pub fn of(verdict: &Verdict) -> Self {
+        match verdict {
+            Verdict::Dispatched(_) => Self::Acknowledged,
+            Verdict::Outage | Verdict::OutageOfProducer => Self::Outage,
+            Verdict::TryAlone => Self::TryAlone,
+            Verdict::HoldTopic(_) => Self::HoldTopic,
+            Verdict::Retry => Self::Retry,
+            Verdict::Park(_) => Self::Parked,
+        }
+    }
 
     /// The word used in metrics.
     #[must_use]
@@ -128,6 +142,11 @@ pub enum Event<'a> {
         /// From the insert of the intent to the acknowledgement.
         age: Duration,
     },
+    /// The broker has acknowledged a copy that a replay asks for.
+    Replayed {
+        /// Its topic.
+        topic: &'a str,
+    },
     /// An attempt to publish ended.
     Attempt {
         /// How.
@@ -194,6 +213,13 @@ pub enum Event<'a> {
 pub trait Observe: Send + Sync + 'static {
     /// Called on the loop's task. Quick, does not block, does not panic.
     fn observe(&self, event: &Event<'_>);
+
+    /// A record is handed to the client. Who wants to know how that ends returns what follows it; most want not, and then nothing
+    /// is kept.
+    fn attempt(&self, attempt: &Attempt<'_>) -> Option<Box<dyn Follow>> {
+        let _nobody_follows = attempt;
+        None
+    }
 }
 
 /// Between two heartbeats of a relay that waits.

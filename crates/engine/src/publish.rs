@@ -6,11 +6,13 @@
 use std::sync::Arc;
 
 use outboxd_core::{
-    Hold, HoldReason, HoldState, KeyHash, Message, OnRefused, Refusal, Scheduled, Verdict, classify, route,
+    Hold, HoldReason, HoldState, KeyHash, Message, OnRefused, Record, Refusal, Scheduled, Verdict, classify,
+    route,
 };
 use tokio::time::Instant;
 use tracing::field::display;
 
+use crate::attempt::{Answer, Attempt, Followed, ended};
 use crate::caution::Pace;
 use crate::dead_letter::Letter;
 use crate::observe::{Event, Outcome};
@@ -46,7 +48,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             return;
         }
         let mut published = self.publish_copies();
-        while self.quiet.is_none() && !self.alone && !self.full && !self.copies.wait_alone() {
+        while self.quiet.is_none() && !self.alone && !self.full && !self.is_kept_waiting() {
             let Some(waiting) = self.feed.pop_front() else { break };
             match self.step(&waiting) {
                 Step::Published { alone } => {
@@ -71,15 +73,21 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                 }
             }
         }
+        published += self.feed_replay();
         if published > 0 {
             self.observer.observe(&Event::Enqueued { messages: published });
         }
     }
 
+    /// A copy is to be published with nothing else in flight.
+    fn is_kept_waiting(&self) -> bool {
+        self.copies.wait_alone() || self.replay.waits_alone()
+    }
+
     fn step(&mut self, waiting: &Waiting) -> Step {
         let message = &waiting.message;
         let Some(meta) = self.window.open(waiting.token) else { return Step::Wait };
-        let (released, key_hash) = (meta.released, meta.key_hash);
+        let (released, key_hash, since) = (meta.released, meta.key_hash, meta.inserted_at);
         // Whatever its time: one path, on which a cancellation that was committed before that time is never missed.
         if message.deliver_after.is_some() && released.is_none() {
             return Step::Scheduled(Scheduled { seq: message.seq, topic: message.topic.clone(), key_hash });
@@ -87,7 +95,11 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         let destination = Arc::clone(&meta.destination);
         let hold = |state, reason| hold(message, key_hash, state, reason, released);
         if let Some(refusal) = &destination.refusal {
-            return Step::Held(self.parked(hold(HoldState::Parked, refusal.into()), refusal));
+            return Step::Held(self.parked(
+                hold(HoldState::Parked, refusal.into()),
+                refusal,
+                (message, since),
+            ));
         }
         let info = match self.lasting.topics.leave(&message.topic) {
             Leave::Write(info) => info,
@@ -114,7 +126,8 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                     self.ask_for_topics();
                     return Step::Wait;
                 }
-                return Step::Held(self.parked(hold(HoldState::Parked, (&refusal).into()), &refusal));
+                let parked = hold(HoldState::Parked, (&refusal).into());
+                return Step::Held(self.parked(parked, &refusal, (message, since)));
             }
         };
         let pace = self.caution.pace(message.seq, released);
@@ -130,13 +143,22 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         if alone && self.window.outstanding() > 0 {
             return Step::Wait;
         }
+        self.enqueue(waiting, record, pace, alone)
+    }
+
+    /// Hands the record of the message at the front to the client.
+    fn enqueue(&mut self, waiting: &Waiting, record: Record, pace: Pace, alone: bool) -> Step {
+        let message = &waiting.message;
+        let Some(meta) = self.window.open(waiting.token) else { return Step::Wait };
+        let (released, key_hash, since) = (meta.released, meta.key_hash, meta.inserted_at);
         if self.window.outstanding() == 0 {
             // Silence is measured from here: nothing was owed before.
             self.heard_at = Instant::now();
         }
         match self.publisher.enqueue(waiting.token, record) {
             Ok(()) => {
-                self.window.published(waiting.token, alone);
+                let followed = self.follow(message, released, since);
+                self.window.published(waiting.token, alone, followed);
                 if matches!(pace, Pace::Alone { .. }) {
                     self.caution.handed_over(Instant::now());
                 }
@@ -151,9 +173,11 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                 Step::Wait
             }
             Err(EnqueueError::Refused(refusal)) => {
-                Step::Held(self.parked(hold(HoldState::Parked, (&refusal).into()), &refusal))
+                let parked = hold(message, key_hash, HoldState::Parked, (&refusal).into(), released);
+                Step::Held(self.parked(parked, &refusal, (message, since)))
             }
             Err(EnqueueError::Fault(error)) => {
+                ended(self.follow(message, released, since), Answer::Failed(&error, Outcome::Outage));
                 self.not_enqueued(&error);
                 Step::Wait
             }
@@ -167,7 +191,19 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         self.quiet = Some((Quiet::Rewind { pause: true, renew }, Instant::now()));
     }
 
-    fn parked(&self, mut hold: Hold, refusal: &Refusal) -> Hold {
+    /// Offers an attempt to the observer.
+    fn follow(&self, message: &Message, released: Option<u32>, waited_since: Instant) -> Followed {
+        self.observer.attempt(&Attempt {
+            message,
+            topic: &message.topic,
+            is_dead_letter: false,
+            attempts: released.unwrap_or(0),
+            waited_since,
+        })
+    }
+
+    fn parked(&self, mut hold: Hold, refusal: &Refusal, (message, since): (&Message, Instant)) -> Hold {
+        ended(self.follow(message, Some(hold.attempts), since), Answer::Refused(refusal));
         hold.error = Some(refusal.to_string());
         hold.attempts += 1;
         self.observer.observe(&Event::Attempt { outcome: Outcome::Parked, messages: 1 });
@@ -277,7 +313,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                 }
                 TopicState::Writable(_) | TopicState::Held(_) => {
                     self.look_up_backoff.reset();
-                    if self.window.outstanding() == 0 || self.only_copies_are_out() {
+                    if self.window.outstanding() == 0 || self.only_the_beside_is_out() {
                         self.kafka_answers();
                     }
                 }
@@ -334,11 +370,21 @@ fn log_hold(meta: &Meta, hold: &Hold) {
     let (seq, message_id, correlation_id) = (meta.seq.0, &meta.id, &meta.correlation_id);
     let (topic, reason) = (meta.topic(), hold.reason.as_str());
     let (key_hash, key) = (hold.key_hash.map(display), meta.key_shown.as_deref());
-    if hold.state == HoldState::Parked {
-        tracing::error!(target: "outboxd::held", seq, %message_id, correlation_id, topic, key_hash, key, reason,
-            error = hold.error, dead_letter = hold.dead_letter, "message is parked: an operator must retry or discard it");
-    } else {
-        tracing::debug!(target: "outboxd::held", seq, %message_id, correlation_id, topic, key_hash, key, reason,
-            error = hold.error, "message is held");
+    let attempts = hold.attempts;
+    match hold.state {
+        HoldState::Parked => {
+            tracing::error!(target: "outboxd::held", seq, %message_id, correlation_id, topic, key_hash, key, reason, attempts,
+                error = hold.error, dead_letter = hold.dead_letter, "message is parked: an operator must retry or discard it");
+        }
+        // An attempt was charged: what becomes of this message is worth a line each time.
+        HoldState::Retry => {
+            let due_in_ms = u64::try_from(hold.due_in.as_millis()).unwrap_or(u64::MAX);
+            tracing::info!(target: "outboxd::held", seq, %message_id, correlation_id, topic, key_hash, key, reason, attempts,
+                error = hold.error, due_in_ms, "message is held and will be tried again");
+        }
+        HoldState::Topic | HoldState::Behind => {
+            tracing::debug!(target: "outboxd::held", seq, %message_id, correlation_id, topic, key_hash, key, reason, attempts,
+                error = hold.error, "message is held");
+        }
     }
 }

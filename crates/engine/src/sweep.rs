@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::config::RelayConfig;
 use crate::observe::{Event, Observe};
 use crate::outbox::{Outbox, OutboxError, Term, chain};
-use crate::upkeep::Swept;
+use crate::upkeep::{Stranded, Swept};
 
 /// Shortest pause between two turns of a lap.
 const TURN_PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -61,12 +61,10 @@ pub(crate) async fn laps<O: Outbox>(
 }
 
 fn report(swept: &Swept) {
-    let named: Vec<String> = swept
-        .stranded
-        .iter()
-        .take(NAMED_MAX)
-        .map(|stranded| format!("{}@{}", stranded.id, stranded.seq))
-        .collect();
-    tracing::error!(target: "outboxd::sweep", messages = swept.stranded.len(), first = named.join(" "),
+    for Stranded { seq, id, correlation_id } in swept.stranded.iter().take(NAMED_MAX) {
+        tracing::error!(target: "outboxd::sweep", seq = seq.0, message_id = %id, correlation_id,
+            "messages that the cursor had passed were not delivered; this is one of them");
+    }
+    tracing::error!(target: "outboxd::sweep", messages = swept.stranded.len(),
         "messages that the cursor had passed were not delivered; they are held and will be published: find out how they got there");
 }

@@ -10,6 +10,7 @@ use outboxd_core::{Routes, Seq};
 use uuid::Uuid;
 
 use crate::outbox::{OutboxError, Term};
+use crate::replays::ReplayState;
 
 /// What has not been delivered, from the table.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,6 +24,8 @@ pub struct Backlog {
     pub scheduled: u64,
     /// Held messages by state and reason, as the words of `HoldState` and `HoldReason`.
     pub held: Vec<(String, String, u64)>,
+    /// Replays that are running, paused or stopped.
+    pub replays: Vec<(ReplayState, u64)>,
 }
 
 /// What purge may delete in one small step.
@@ -48,12 +51,14 @@ pub struct Purged {
 }
 
 /// A message that the cursor had passed and nobody had delivered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stranded {
     /// Its place.
     pub seq: Seq,
     /// Its id.
     pub id: Uuid,
+    /// Its correlation id.
+    pub correlation_id: String,
 }
 
 /// What a turn of the sweep found.

@@ -11,6 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::attempt::Followed;
 use crate::publisher::Token;
 
 /// Messages that one frame may hold: tokens have so many bits for the place in the frame.
@@ -32,6 +33,8 @@ pub(crate) struct Meta {
     pub(crate) released: Option<u32>,
     /// When the intent was inserted, on this process's clock.
     pub(crate) inserted_at: Instant,
+    /// Whoever follows the attempt under way.
+    pub(crate) followed: Followed,
 }
 
 impl Meta {
@@ -179,10 +182,11 @@ impl Window {
     }
 
     /// The message was handed to the client.
-    pub(crate) fn published(&mut self, token: Token, alone: bool) {
+    pub(crate) fn published(&mut self, token: Token, alone: bool, followed: Followed) {
         if let Some(slot) = self.slot(token)
-            && let Slot::Open(meta) = std::mem::replace(slot, Slot::Settling)
+            && let Slot::Open(mut meta) = std::mem::replace(slot, Slot::Settling)
         {
+            meta.followed = followed;
             *slot = Slot::Published(meta, alone);
             self.outstanding += 1;
         }
@@ -252,6 +256,16 @@ impl Window {
     pub(crate) fn copy_reported(&mut self, token: Token) {
         self.outstanding -= 1;
         self.decide(token, Slot::Copying(false));
+    }
+
+    /// A record that has no place here was handed to the client.
+    pub(crate) fn beside_published(&mut self) {
+        self.outstanding += 1;
+    }
+
+    /// There is a report about it.
+    pub(crate) fn beside_reported(&mut self) {
+        self.outstanding -= 1;
     }
 
     /// The message is parked now, copied or not.

@@ -5,6 +5,8 @@ mod held;
 
 mod verify;
 
+mod replay;
+
 mod trace;
 
 mod trace_indexes;
@@ -18,6 +20,7 @@ use outboxd_core::TopicPattern;
 use uuid::Uuid;
 
 pub(crate) use held::{EditArguments, Held, HeldBulk, Meant};
+pub(crate) use replay::{Replay, ReplayDecision, ReplayStart};
 pub(crate) use trace::{Asked, Trace};
 pub(crate) use trace_indexes::TraceIndexesArguments;
 pub(crate) use verify::Verify;
@@ -209,6 +212,12 @@ pub(crate) enum Command {
     /// are no finding. Changes nothing, joins no consumer group; needs the reader's rights at the database and READ on the topics.
     #[command(after_help = verify::EXAMPLES)]
     Verify(Verify),
+    /// Publish dispatched messages again, on purpose
+    ///
+    /// The leader publishes them beside the live ones, in their order, with the header outbox-replay-id. Consumers that keep the ids of what
+    /// they have handled change nothing; --to-topic sends the copies elsewhere.
+    #[command(subcommand, after_help = replay::EXAMPLES)]
+    Replay(Replay),
     /// Look at messages that wait for their time (deliver_after), and take them back
     #[command(subcommand, after_help = SCHEDULED_EXAMPLES)]
     Scheduled(Scheduled),
@@ -277,7 +286,7 @@ pub(crate) enum MigrateCommand {
     /// Needs the owner of the outbox or of the inbox. No superuser, no CREATEROLE: roles are the administrator's to create.
     #[command(after_help = GRANTS_EXAMPLES)]
     Grants(Grants),
-    /// Build the indexes that `trace` uses, or drop them: optional, because each costs the application's commits a little
+    /// Build the indexes that `trace` uses, or drop them: optional, because every insert pays for each of them
     ///
     /// Needs the owner of the outbox. On PostgreSQL no writer waits: each index is built concurrently, which takes until every transaction
     /// that is open now has ended; what an interrupted build left is found and built anew. On SQLite writes wait while one index is built.

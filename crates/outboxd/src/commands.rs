@@ -12,6 +12,8 @@ mod migrate;
 
 mod rebase;
 
+mod replay;
+
 mod scheduled;
 
 mod status;
@@ -28,6 +30,7 @@ pub(crate) use healthcheck::healthcheck;
 pub(crate) use held::held;
 pub(crate) use migrate::{grants, migrate};
 pub(crate) use rebase::rebase;
+pub(crate) use replay::replay;
 pub(crate) use scheduled::scheduled;
 pub(crate) use status::status;
 pub(crate) use trace::{Tracer, query_of, trace};

@@ -13,6 +13,8 @@ mod database_url;
 
 mod properties;
 
+mod opentelemetry;
+
 mod routes;
 
 mod proof;
@@ -35,6 +37,7 @@ use secrecy::{ExposeSecret, SecretString};
 pub(crate) use admin::AdminSection;
 pub(crate) use database_url::{Database, REDACTED};
 pub(crate) use keys::{KEYS, Key};
+pub(crate) use opentelemetry::{Export, Exporting};
 pub(crate) use proof::{CanarySection, ProofSection, VerifySection};
 pub(crate) use raw::{Origin, RawConfig, Sources};
 pub(crate) use reference::toml_file;
@@ -157,6 +160,8 @@ pub(crate) struct Config {
     pub(crate) admin: Option<AdminSection>,
     /// The log.
     pub(crate) log: LogSection,
+    /// Whether spans are exported.
+    pub(crate) export: Export,
     /// Where the process ends, in crash tests.
     #[cfg(feature = "failpoints")]
     pub(crate) failpoint: Option<crate::failpoint::Failpoint>,
@@ -186,6 +191,7 @@ impl Config {
         let raw = raw.with_failpoint(sources);
         let mut config = Self::validate(raw, needs)?;
         config.log.color = sources.color();
+        config.export = Export::of(&sources.environment);
         Ok(config)
     }
 
@@ -242,6 +248,7 @@ impl Config {
                 filter: check.text("log.filter", filter_is_legal).unwrap_or_default(),
                 color: false,
             },
+            export: Export::Off,
             #[cfg(feature = "failpoints")]
             failpoint: raw.failpoint,
             shown: Vec::new(),

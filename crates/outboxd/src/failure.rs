@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use outboxd_engine::{OperateError, OutboxError, RelayError};
+use outboxd_engine::{OperateError, OutboxError, RelayError, ReplayError};
 
 use crate::config::Problems;
 
@@ -104,6 +104,15 @@ impl From<OperateError> for Failure {
             | OperateError::SeveralHeld { .. }
             | OperateError::Behind { .. }
             | OperateError::Edit { .. } => Self::usage(error),
+        }
+    }
+}
+
+impl From<ReplayError> for Failure {
+    fn from(error: ReplayError) -> Self {
+        match error {
+            ReplayError::Outbox(error) => error.into(),
+            ReplayError::NoSuch(_) | ReplayError::Impossible { .. } => Self::usage(error),
         }
     }
 }

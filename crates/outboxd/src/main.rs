@@ -12,6 +12,8 @@ mod failure;
 
 mod telemetry;
 
+mod spans;
+
 mod metrics;
 
 mod standing;
@@ -105,6 +107,10 @@ fn obey(global: &Global, command: Command) -> Result<ExitCode, Failure> {
         Command::Verify(asked) => {
             let config = load(None, Needs::BOTH)?;
             wait(commands::verify(Adapter::of(&config)?, &config.kafka, asked))?;
+        }
+        Command::Replay(asked) => {
+            let config = load(None, Needs::DATABASE)?;
+            wait(commands::replay(Adapter::of(&config)?, asked))?;
         }
         Command::Scheduled(asked) => {
             let config = load(None, Needs::DATABASE)?;

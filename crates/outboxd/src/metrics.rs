@@ -18,9 +18,10 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder as _};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use outboxd_core::HoldReason;
-use outboxd_engine::{Backlog, Event, Observe, Outcome, PublisherStats, Side};
+use outboxd_engine::{Backlog, Event, Observe, Outcome, PublisherStats, ReplayState, Side};
 use tokio::time::Instant;
 
+use crate::spans::SpanCounts;
 use crate::telemetry::DroppedLines;
 use crate::verify::Report;
 pub(crate) use declared::METRICS;
@@ -44,6 +45,7 @@ pub(crate) struct Metrics {
     recorder: PrometheusRecorder,
     prometheus: PrometheusHandle,
     dropped_lines: DroppedLines,
+    spans: SpanCounts,
 }
 
 impl fmt::Debug for Metrics {
@@ -87,6 +89,8 @@ struct Handles {
     dead_lettered: Counter,
     dead_letter_failures: Counter,
     partition_changes: Counter,
+    replayed: Counter,
+    replays_open: Vec<(ReplayState, Gauge)>,
     possible_duplicates: Counter,
     outages: [Counter; 2],
     outage_now: [Gauge; 2],
@@ -97,6 +101,9 @@ struct Handles {
     stranded: Counter,
     lap_age: Gauge,
     dropped_lines: Counter,
+    spans_exported: Counter,
+    spans_queue_full: Counter,
+    spans_export_failed: Counter,
 }
 
 impl Metrics {
@@ -130,7 +137,14 @@ impl Metrics {
         let proof = Proof::register(&recorder);
         let prometheus = recorder.handle();
         let delivery = Mutex::new(Delivery::new(Instant::now()));
-        Ok(Self { handles, proof, topics: Mutex::default(), delivery, recorder, prometheus, dropped_lines })
+        let spans = SpanCounts::default();
+        let topics = Mutex::default();
+        Ok(Self { handles, proof, topics, delivery, recorder, prometheus, dropped_lines, spans })
+    }
+
+    /// Where spans are counted.
+    pub(crate) fn span_counts(&self) -> SpanCounts {
+        self.spans.clone()
     }
 
     /// The exposition, with what depends on the time of asking computed now.
@@ -147,6 +161,9 @@ impl Metrics {
         self.handles.heartbeat_age.set(heartbeat.as_secs_f64());
         self.proof.now();
         self.handles.dropped_lines.absolute(self.dropped_lines.get());
+        self.handles.spans_exported.absolute(self.spans.exported());
+        self.handles.spans_queue_full.absolute(self.spans.queue_full());
+        self.handles.spans_export_failed.absolute(self.spans.export_failed());
         self.prometheus.render()
     }
 
@@ -201,6 +218,10 @@ impl Metrics {
         self.delivery().measured(Instant::now(), backlog);
         self.handles.backlog.set(to_f64(backlog.messages));
         self.handles.scheduled_now.set(to_f64(backlog.scheduled));
+        for (state, gauge) in &self.handles.replays_open {
+            let open = backlog.replays.iter().find(|(its, _)| its == state);
+            gauge.set(to_f64(open.map_or(0, |(_, replays)| *replays)));
+        }
         let (mut held, mut parked) = (HashMap::new(), HashMap::new());
         for (state, reason, messages) in &backlog.held {
             let by_reason = if state == "parked" { &mut parked } else { &mut held };
@@ -269,6 +290,10 @@ impl Observe for Metrics {
             Event::Skipped => handles.skipped.increment(1),
             Event::DeadLettered => handles.dead_lettered.increment(1),
             Event::DeadLetterFailed => handles.dead_letter_failures.increment(1),
+            Event::Replayed { topic } => {
+                handles.replayed.increment(1);
+                self.acknowledged(topic);
+            }
             Event::PartitionsChanged => handles.partition_changes.increment(1),
             Event::Released { messages } => handles.released.increment(messages as u64),
             Event::Settling => {}
@@ -312,6 +337,8 @@ impl Handles {
             [Side::Database, Side::Kafka]
                 .map(|side| self::counter(recorder, name, &[("side", side.as_str())]))
         };
+        let spans_dropped =
+            |reason| self::counter(recorder, "outboxd_spans_dropped_total", &[("reason", reason)]);
         Self {
             leader: gauge("outboxd_leader"),
             epoch: gauge("outboxd_epoch"),
@@ -352,6 +379,14 @@ impl Handles {
             dead_lettered: counter("outboxd_dead_lettered_total"),
             dead_letter_failures: counter("outboxd_dead_letter_failures_total"),
             partition_changes: counter("outboxd_partition_changes_total"),
+            replayed: counter("outboxd_replayed_total"),
+            replays_open: ReplayState::ALL
+                .into_iter()
+                .filter(|state| state.is_open())
+                .map(|state| {
+                    (state, self::gauge(recorder, "outboxd_replays_open", &[("state", state.as_str())]))
+                })
+                .collect(),
             possible_duplicates: counter("outboxd_possible_duplicates_total"),
             outages: by_side("outboxd_outages_total"),
             outage_now: [Side::Database, Side::Kafka]
@@ -363,6 +398,9 @@ impl Handles {
             stranded: counter("outboxd_stranded_total"),
             lap_age: gauge("outboxd_sweep_lap_age_seconds"),
             dropped_lines: counter("outboxd_log_lines_dropped_total"),
+            spans_exported: counter("outboxd_spans_exported_total"),
+            spans_queue_full: spans_dropped("queue_full"),
+            spans_export_failed: spans_dropped("export_failed"),
         }
     }
 }

@@ -14,16 +14,18 @@ use outboxd_kafka::{KafkaConfig, KafkaPublisher};
 use outboxd_postgres::{PostgresOperator, PostgresOutbox};
 use outboxd_sqlite::{SqliteOperator, SqliteOutbox};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::adapters::Adapter;
 use crate::admin;
 use crate::canary::send_canaries;
-use crate::config::{Config, Database, ProofSection};
+use crate::config::{Config, Database, Export, ProofSection};
 use crate::failure::Failure;
 use crate::http;
 use crate::metrics::Metrics;
 use crate::observers::Observers;
+use crate::spans::Spans;
 use crate::standing::Standing;
 use crate::telemetry::Telemetry;
 use crate::verify::verify_continuously;
@@ -58,12 +60,15 @@ pub(crate) async fn run(config: Config, telemetry: &Telemetry) -> Result<ExitCod
         database = config.database.as_ref().map(Database::shown),
         "starting"
     );
+    let spans = spans(&config.export, &config.instance, &metrics);
     let observers = Arc::new(Observers {
         metrics: Arc::clone(&metrics),
         standing: Arc::clone(&standing),
+        spans: spans.clone(),
         #[cfg(feature = "failpoints")]
         failpoint: config.failpoint,
     });
+    let grace = config.relay.grace;
     let drain = CancellationToken::new();
     let stop = CancellationToken::new();
     let proofs = proofs(&adapter, &kafka, config.proof, &standing, &metrics);
@@ -76,7 +81,25 @@ pub(crate) async fn run(config: Config, telemetry: &Telemetry) -> Result<ExitCod
     if let Some((listener, section, desk)) = admin {
         servers.spawn(admin::serve(listener, section, desk, stop.clone()));
     }
-    attend(relay, servers, Attendance { signals, metrics, standing, drain, stop, proofs }).await
+    let attendance = Attendance { signals, metrics, standing, spans, grace, drain, stop, proofs };
+    attend(relay, servers, attendance).await
+}
+
+/// Spans, if somebody wants them. Whatever is wrong with that, the relay relays.
+fn spans(export: &Export, instance: &str, metrics: &Metrics) -> Option<Arc<Spans>> {
+    let why = match export {
+        Export::Off => return None,
+        Export::Refused(why) => why.clone(),
+        Export::On(exporting) => match Spans::start(exporting, instance, metrics.span_counts()) {
+            Ok(spans) => {
+                tracing::info!(target: "outboxd::spans", queue = exporting.queue_spans, "exporting spans");
+                return Some(Arc::new(spans));
+            }
+            Err(error) => format!("{error:#}"),
+        },
+    };
+    tracing::warn!(target: "outboxd::spans", why, "spans are not exported");
+    None
 }
 
 /// What the leader proves while it relays. Nothing of it runs unless it is configured.
@@ -153,6 +176,8 @@ struct Attendance {
     signals: Signals,
     metrics: Arc<Metrics>,
     standing: Arc<Standing>,
+    spans: Option<Arc<Spans>>,
+    grace: Duration,
     drain: CancellationToken,
     stop: CancellationToken,
     proofs: tokio::task::JoinSet<anyhow::Result<()>>,
@@ -164,7 +189,8 @@ async fn attend(
     mut servers: tokio::task::JoinSet<std::io::Result<()>>,
     attendance: Attendance,
 ) -> Result<ExitCode, Failure> {
-    let Attendance { mut signals, metrics, standing, drain, stop, mut proofs } = attendance;
+    let Attendance { mut signals, metrics, standing, spans, grace, drain, stop, mut proofs } = attendance;
+    let mut drains_since = None;
     let mut relay = tokio::task::JoinSet::from_iter([relay]);
     let mut upkeep = tokio::time::interval(UPKEEP_EVERY);
     // Every branch is cancel safe: joining a set, a tick, and a signal's stream lose nothing when dropped.
@@ -192,15 +218,23 @@ async fn attend(
                 if drain.is_cancelled() {
                     tracing::warn!(target: "outboxd::drain", signal = name.0,
                         "second signal: ending at once; what is not settled will be published again");
+                    if let Some(spans) = &spans {
+                        spans.abandon();
+                    }
                     return Ok(ExitCode::from(name.1));
                 }
                 tracing::info!(target: "outboxd::drain", signal = name.0, "draining; a second signal ends at once");
                 standing.draining();
+                drains_since = Some(Instant::now());
                 drain.cancel();
             }
             _ = upkeep.tick() => metrics.upkeep(),
         }
     };
+    if let Some(spans) = &spans {
+        let left = drains_since.map_or(grace, |since: Instant| grace.saturating_sub(since.elapsed()));
+        spans.finish(left).await;
+    }
     // Probes were answered until here, so that nobody restarts a relay that drains.
     stop.cancel();
     while servers.join_next().await.is_some() {}

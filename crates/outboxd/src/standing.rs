@@ -293,6 +293,7 @@ impl Observe for Standing {
             | Event::PageDurable { .. }
             | Event::Enqueued { .. }
             | Event::Acknowledged { .. }
+            | Event::Replayed { .. }
             | Event::Attempt { .. }
             | Event::Scheduled
             | Event::Held { .. }

@@ -10,6 +10,8 @@ mod held;
 
 mod rebase;
 
+mod replay;
+
 mod receipts;
 
 mod edit;
@@ -31,6 +33,8 @@ use outboxd_engine::{
     ScheduledMessage,
 };
 use uuid::Uuid;
+
+pub(crate) use held::word;
 
 use crate::session::{PostgresConfig, Purpose, Session};
 

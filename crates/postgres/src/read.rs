@@ -12,6 +12,7 @@ use outboxd_engine::{DurabilityMark, OutboxError, PageLimit, ReadPage};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use crate::lead::foreign;
 use crate::outbox::PostgresOutbox;
@@ -115,6 +116,23 @@ pub(crate) fn clock(us: i64) -> Option<OffsetDateTime> {
 /// A message from a row whose columns start at `first`: `seq, id, topic, key, payload, headers, partition, content_type,
 /// correlation_id, causation_id, traceparent, tracestate, created_at, deliver_after`.
 pub(crate) fn message(row: &PgRow, first: usize, clock: OffsetDateTime) -> Result<Message, sqlx::Error> {
+    decoded(row, first, clock).map_err(|cause| {
+        let (id, correlation_id) = (row.try_get(first + 1).ok(), row.try_get(first + 8).ok());
+        sqlx::Error::Decode(Box::new(Unreadable { id, correlation_id, cause }))
+    })
+}
+
+/// A row that is no message: something got round the table's checks. The cause is in the text, because the driver's error, in which
+/// this one travels, tells of it by its text alone.
+#[derive(Debug, thiserror::Error)]
+#[error("read message {} with correlation id {}: {cause}", .id.unwrap_or_default(), .correlation_id.as_deref().unwrap_or("none"))]
+struct Unreadable {
+    id: Option<Uuid>,
+    correlation_id: Option<String>,
+    cause: sqlx::Error,
+}
+
+fn decoded(row: &PgRow, first: usize, clock: OffsetDateTime) -> Result<Message, sqlx::Error> {
     let headers: Option<&str> = row.try_get(first + 5)?;
     let created_at: OffsetDateTime = row.try_get(first + 12)?;
     let deliver_after: Option<OffsetDateTime> = row.try_get(first + 13)?;

@@ -51,6 +51,9 @@ pub struct Statements {
     pub operate_receipts: SqlStr,
     pub verify_next: SqlStr,
     pub verify_at: SqlStr,
+    pub replay_chunk: SqlStr,
+    pub replay_progress: SqlStr,
+    pub backlog_replays: SqlStr,
 }
 
 impl Statements {
@@ -92,6 +95,9 @@ impl Statements {
             operate_receipts: render(include_str!("sql/operate_receipts.sql"), schema),
             verify_next: render(include_str!("sql/verify_next.sql"), schema),
             verify_at: render(include_str!("sql/verify_at.sql"), schema),
+            replay_chunk: render(include_str!("sql/replay_chunk.sql"), schema),
+            replay_progress: render(include_str!("sql/replay_progress.sql"), schema),
+            backlog_replays: render(include_str!("sql/backlog_replays.sql"), schema),
         }
     }
 }

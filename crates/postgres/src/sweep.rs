@@ -183,6 +183,12 @@ impl PostgresOutbox {
         let Some(row) = held.first() else { return Ok(None) };
         let seqs: Vec<i64> = call.value(row.try_get("seqs"))?;
         let ids: Vec<Uuid> = call.value(row.try_get("ids"))?;
-        Ok(Some(seqs.into_iter().zip(ids).map(|(seq, id)| Stranded { seq: Seq(seq), id }).collect()))
+        let correlation_ids: Vec<String> = call.value(row.try_get("correlation_ids"))?;
+        let stranded = seqs.into_iter().zip(ids).zip(correlation_ids);
+        Ok(Some(
+            stranded
+                .map(|((seq, id), correlation_id)| Stranded { seq: Seq(seq), id, correlation_id })
+                .collect(),
+        ))
     }
 }

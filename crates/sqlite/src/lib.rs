@@ -47,6 +47,8 @@ mod purge;
 
 mod sweep;
 
+mod replay;
+
 mod operator;
 
 mod rebase;

@@ -24,12 +24,12 @@ pub(crate) fn message(row: &SqliteRow) -> Result<Message, Failure> {
     let age_seconds: f64 = row.try_get("age_seconds")?;
     Ok(Message {
         seq,
-        id: id(row.try_get("id")?).ok_or_else(|| damaged(seq, "an id that is no UUID"))?,
+        id: id(row.try_get("id")?).ok_or_else(|| damaged(row, seq, "an id that is no UUID"))?,
         topic: text(row, "topic")?.unwrap_or_default(),
         key: text(row, "key")?,
         payload: row.try_get::<Option<&[u8]>, _>("payload")?.map(Bytes::copy_from_slice),
         headers: headers(text(row, "headers")?)
-            .ok_or_else(|| damaged(seq, "headers that are not an object of strings"))?,
+            .ok_or_else(|| damaged(row, seq, "headers that are not an object of strings"))?,
         partition: row.try_get("partition")?,
         content_type: text(row, "content_type")?,
         correlation_id: text(row, "correlation_id")?.unwrap_or_default(),
@@ -37,7 +37,7 @@ pub(crate) fn message(row: &SqliteRow) -> Result<Message, Failure> {
         traceparent: text(row, "traceparent")?,
         tracestate: text(row, "tracestate")?,
         created_at: timestamp(row, "created_at")?
-            .ok_or_else(|| damaged(seq, "a created_at that is no time"))?,
+            .ok_or_else(|| damaged(row, seq, "a created_at that is no time"))?,
         deliver_after: timestamp(row, "deliver_after")?,
         age: Duration::try_from_secs_f64(age_seconds).unwrap_or(Duration::ZERO),
     })
@@ -106,9 +106,11 @@ fn surrogate(text: &str) -> Option<u16> {
     u16::from_str_radix(digits, 16).ok().filter(|unit| (0xd800..=0xdfff).contains(unit))
 }
 
-fn damaged(seq: Seq, what: &str) -> Failure {
+fn damaged(row: &SqliteRow, seq: Seq, what: &str) -> Failure {
+    let named = |column| text(row, column).ok().flatten().unwrap_or_else(|| "none".to_owned());
+    let (id, correlation_id) = (named("id"), named("correlation_id"));
     OutboxError::Refused {
-        finding: format!("the intent with seq {seq} has {what}"),
+        finding: format!("the intent with seq {seq}, id {id} and correlation id {correlation_id} has {what}"),
         remedy: "find out who dropped the triggers of outbox_message, restore them, and mend the row"
             .to_owned(),
     }

@@ -148,6 +148,7 @@ async fn hold(
     let id = row::id(suspect.try_get("id")?).unwrap_or_default();
     let topic = holding.routes.destination(suspect.try_get("topic")?).topic;
     let key: Option<String> = suspect.try_get("key")?;
+    let correlation_id: Option<String> = suspect.try_get("correlation_id")?;
     sqlx::query(include_str!("sql/sweep_hold.sql"))
         .bind(seq.0)
         .bind(id.to_string())
@@ -161,10 +162,10 @@ async fn hold(
         .bind(seq.0)
         .bind(&*topic)
         .bind("stranded")
-        .bind(suspect.try_get::<Option<String>, _>("correlation_id")?)
+        .bind(&correlation_id)
         .bind(holding.relay)
         .bind("the cursor had passed it and nobody had delivered it")
         .execute(connection)
         .await?;
-    Ok(Some(Stranded { seq, id }))
+    Ok(Some(Stranded { seq, id, correlation_id: correlation_id.unwrap_or_default() }))
 }

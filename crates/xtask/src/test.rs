@@ -16,8 +16,9 @@ use crate::provision;
 use crate::services::{self, Pair};
 
 /// What depends on PostgreSQL's version: what installs the schema, and what reads and moves the cursor.
-const VERSION_DEPENDENT: [&str; 12] = [
+const VERSION_DEPENDENT: [&str; 13] = [
     "migrations::",
+    "trace_indexes::",
     "writing::",
     "grants::",
     "operate::",

@@ -120,7 +120,7 @@ async fn handle_once(
 ) -> Result<()> {
     let mut transaction = pool.begin().await.context("begin")?;
     if inbox.claim(&mut transaction, delivery).await? == Claim::Fresh {
-        delivery.context.clone().scope(handle(&mut transaction, record)).await?;
+        delivery.scope(handle(&mut transaction, record)).await?;
     }
     transaction.commit().await.context("commit")
 }

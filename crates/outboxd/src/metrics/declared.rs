@@ -141,6 +141,16 @@ pub(crate) const METRICS: &[Metric] = &[
         "Changes of a topic's number of partitions: keys are placed anew, and their order is not kept across one.",
     ),
     counter(
+        "outboxd_replayed_total",
+        NONE,
+        "Copies of dispatched messages, asked for by replays, acknowledged by Kafka.",
+    ),
+    gauge(
+        "outboxd_replays_open",
+        "state: running, paused, stopped",
+        "Replays that are not over, as measured last. A stopped one waits for an operator.",
+    ),
+    counter(
         "outboxd_possible_duplicates_total",
         NONE,
         "Most records that consumers may see twice because they were published and not settled.",
@@ -211,6 +221,12 @@ pub(crate) const METRICS: &[Metric] = &[
         "outboxd_log_lines_dropped_total",
         NONE,
         "Log lines dropped because standard output was blocked.",
+    ),
+    counter("outboxd_spans_exported_total", NONE, "Spans that the OpenTelemetry collector has taken."),
+    counter(
+        "outboxd_spans_dropped_total",
+        "reason: queue_full, export_failed",
+        "Spans dropped because too many waited, or because the collector did not take them.",
     ),
     gauge(
         "outboxd_build_info",

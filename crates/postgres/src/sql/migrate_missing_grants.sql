@@ -66,7 +66,7 @@ with needs(part, privilege, relation, columns) as (values
   ('reader', 'select', 'rewind', null),
   ('reader', 'select', 'fingerprint', null),
   ('reader', 'select', 'term', null),
-  ('reader', 'select', 'replay', '{replay,state,who,why,requested_at,seqs,correlation_id,topic,created_from,created_before,seq_first,seq_last,to_topic,rate,total,pos,published,error,changed_at,changed_by}'),
+  ('reader', 'select', 'replay', '{replay,state,who,why,requested_at,seqs,correlation_id,topic,created_from,created_before,seq_first,seq_last,to_topic,rate,total,pos,published,skipped,taken_epoch,takes,stopped_seq,stopped_id,error,changed_at,changed_by}'),
   ('consumer', 'select', 'handled', null),
   ('consumer', 'insert', 'handled', null),
   ('consumer', 'update', 'handled', '{duplicates,last_duplicate_at}'),

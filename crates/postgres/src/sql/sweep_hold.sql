@@ -27,5 +27,6 @@ with term as materialized (
 ), counted as (
   update outbox.sweep w set found = w.found + (select count(*) from stranded) from term t where w.singleton
 )
-select array(select s.seq from stranded s order by s.seq) as seqs, array(select s.id from stranded s order by s.seq) as ids
+select array(select s.seq from stranded s order by s.seq) as seqs, array(select s.id from stranded s order by s.seq) as ids,
+  array(select i.correlation_id from stranded s join outbox.message i on i.seq = s.seq order by s.seq) as correlation_ids
 from term t

@@ -45,9 +45,10 @@ select jsonb_build_object('action', to_jsonb(o)) from outbox.held_action o where
 union all
 select jsonb_build_object('scheduled', to_jsonb(s)) from outbox.scheduled s where s.seq = any ($1::bigint[])
 union all
--- An id may be used again after it was cancelled.
+-- An id may be used again after it was cancelled. With its limit this is a probe an intent, and never a join that walks.
 select jsonb_build_object('cancelled', to_jsonb(t) || jsonb_build_object('seq', a.seq))
-from asked a join outbox.cancelled t on t.id = a.id and t.cancelled_at >= a.created_at
+from asked a
+cross join lateral (select c.* from outbox.cancelled c where c.id = a.id and c.cancelled_at >= a.created_at limit 1) t
 union all
 select jsonb_build_object('term', to_jsonb(t))
 from terms t

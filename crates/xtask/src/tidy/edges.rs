@@ -8,14 +8,14 @@ use serde::Deserialize;
 
 use super::Problem;
 
-/// What a crate may know of the house, and what it must not know of the world.
+/// What a crate may know of the house, and what it must not know of the world, unless a feature asks for it.
 struct Rule {
     package: &'static str,
     may_use: &'static [&'static str],
     never: &'static [&'static str],
 }
 
-const IO: &[&str] = &["tokio", "tokio-util", "sqlx", "rdkafka", "axum", "rand", "tracing"];
+const IO: &[&str] = &["tokio", "tokio-util", "sqlx", "rdkafka", "axum", "rand", "tracing", "opentelemetry"];
 const ADAPTER: &[&str] = &["outboxd-core", "outboxd-engine"];
 
 const RULES: &[Rule] = &[
@@ -23,11 +23,19 @@ const RULES: &[Rule] = &[
     Rule {
         package: "outboxd-engine",
         may_use: &["outboxd-core"],
-        never: &["sqlx", "rdkafka", "axum", "metrics"],
+        never: &["sqlx", "rdkafka", "axum", "metrics", "opentelemetry"],
     },
-    Rule { package: "outboxd-postgres", may_use: ADAPTER, never: &["rdkafka", "axum", "metrics"] },
-    Rule { package: "outboxd-sqlite", may_use: ADAPTER, never: &["rdkafka", "axum", "metrics"] },
-    Rule { package: "outboxd-kafka", may_use: ADAPTER, never: &["sqlx", "axum", "metrics"] },
+    Rule {
+        package: "outboxd-postgres",
+        may_use: ADAPTER,
+        never: &["rdkafka", "axum", "metrics", "opentelemetry"],
+    },
+    Rule {
+        package: "outboxd-sqlite",
+        may_use: ADAPTER,
+        never: &["rdkafka", "axum", "metrics", "opentelemetry"],
+    },
+    Rule { package: "outboxd-kafka", may_use: ADAPTER, never: &["sqlx", "axum", "metrics", "opentelemetry"] },
     Rule { package: "outbox-client", may_use: &[], never: &["rdkafka", "axum", "metrics", "tracing"] },
     Rule { package: "outboxd-testkit", may_use: ADAPTER, never: &[] },
     Rule {
@@ -57,6 +65,9 @@ struct Package {
 struct Dependency {
     name: String,
     kind: Option<String>,
+    /// Behind a feature: the crate's user decides.
+    #[serde(default)]
+    optional: bool,
 }
 
 pub(super) fn check(root: &Path) -> Result<Vec<Problem>> {
@@ -91,7 +102,7 @@ fn check_package(root: &Path, package: &Package, all: &[Package]) -> Vec<Problem
     };
     let of_house = |name: &str| all.iter().any(|package| package.name == name);
     let mut problems = Vec::new();
-    for Dependency { name, kind } in &package.dependencies {
+    for Dependency { name, kind, optional } in &package.dependencies {
         let for_tests = kind.as_deref() == Some("dev");
         let allowed =
             rule.may_use.contains(&name.as_str()) || (for_tests && FOR_TESTS.contains(&name.as_str()));
@@ -99,7 +110,7 @@ fn check_package(root: &Path, package: &Package, all: &[Package]) -> Vec<Problem
             let says = format!("{} must not use {name}: arrows point down only", package.name);
             problems.push(Problem::new(&path, line_of(name), says));
         }
-        if !for_tests && rule.never.contains(&name.as_str()) {
+        if !for_tests && !optional && rule.never.contains(&name.as_str()) {
             let says = format!("{} must not use {name}: not its business", package.name);
             problems.push(Problem::new(&path, line_of(name), says));
         }
@@ -117,7 +128,11 @@ mod tests {
             manifest_path: format!("/repository/{name}/Cargo.toml"),
             dependencies: dependencies
                 .iter()
-                .map(|(name, kind)| Dependency { name: (*name).into(), kind: kind.map(Into::into) })
+                .map(|(name, kind)| Dependency {
+                    name: (*name).into(),
+                    kind: kind.map(Into::into),
+                    optional: false,
+                })
                 .collect(),
         }
     }
