@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use outboxd_core::Seq;
-use outboxd_core::record::RESERVED_PREFIX;
+use outboxd_core::record::REPLAY_HEADER;
 use outboxd_engine::{History, Landing, Verify};
 use outboxd_kafka::{ReadRecord, Span};
 use time::OffsetDateTime;
@@ -26,8 +26,7 @@ const OPEN_MAX: usize = 100_000;
 /// Ids are looked for among so many places at a time.
 const WINDOW: i64 = 200_000;
 
-/// The header that a replay stamps, and those that a dead letter has.
-const REPLAY: &str = "outbox-replay-id";
+/// A header that a dead letter has.
 const DEAD_LETTER: &str = "outbox-dead-letter-reason";
 
 /// A record that no receipt has named yet.
@@ -114,8 +113,7 @@ impl Copies {
             return;
         }
         let has = |name: &str| record.headers.iter().any(|(header, _)| header == name);
-        debug_assert!(REPLAY.starts_with(RESERVED_PREFIX) && DEAD_LETTER.starts_with(RESERVED_PREFIX));
-        if has(REPLAY) {
+        if has(REPLAY_HEADER) {
             *self.explained.entry("replay").or_default() += 1;
         } else if has(DEAD_LETTER) {
             *self.explained.entry("dead_letter").or_default() += 1;
