@@ -69,6 +69,10 @@ mod restore;
 
 mod sweep;
 
+mod verify;
+
+mod canary;
+
 mod replay;
 
 mod leadership;

@@ -37,6 +37,9 @@ fn statements() -> Vec<(&'static str, &'static str, String)> {
         ("due", "text[], bigint[], bigint, bigint, bigint", sql(&statements.held_due)),
         ("demote", "text[], bigint", sql(&statements.held_demote)),
         ("promote", "bigint, uuid, bigint", sql(&statements.scheduled_promote)),
+        ("landings", "bigint, bigint, bigint", sql(&statements.operate_receipts)),
+        ("fingerprints", "bigint, bigint, bigint", sql(&statements.verify_next)),
+        ("fingerprints_at", "bigint[]", sql(&statements.verify_at)),
         ("chunk", "bigint, uuid, bigint, bigint, bigint, bigint, bigint", sql(&statements.replay_chunk)),
     ]
 }
@@ -67,6 +70,9 @@ async fn prepare(connection: &mut PgConnection, url: &str, plan_cache_mode: &str
     run(connection, "execute due('{}', '{}', 10, 10, 10)").await.unwrap();
     run(connection, "execute demote('{}', 10)").await.unwrap();
     run(connection, "execute promote(1, gen_random_uuid(), 10)").await.unwrap();
+    run(connection, "execute landings(1, 10, 10)").await.unwrap();
+    run(connection, "execute fingerprints(1, 10, 10)").await.unwrap();
+    run(connection, "execute fingerprints_at('{1}')").await.unwrap();
     run(connection, "execute chunk(1, gen_random_uuid(), null, null, 10, 10, 10)").await.unwrap();
 }
 
@@ -284,6 +290,17 @@ async fn a_turn_of_the_sweep_over_a_million_messages_touches_its_window_alone() 
             // What was deleted and not vacuumed is walked over once.
             let gap = if from == 0 && !vacuumed { 12_000 } else { 0 };
             turn.assert_bounded_sorting(&what, 2 * BLOCKS_OF_A_PAGE + gap, PAGE + SPAN);
+        }
+        for first in [1, 400_000, 500_000, RETAINED - PAGE] {
+            let last = first + PAGE;
+            let what = format!("a proof from {first}, vacuumed: {vacuumed}");
+            let landings = explain(&mut connection, &format!("landings({first}, {last}, {SPAN})")).await;
+            landings.assert_bounded_sorting(&what, 2 * BLOCKS_OF_A_PAGE, PAGE + SPAN);
+            let prints = explain(&mut connection, &format!("fingerprints({first}, {last}, {PAGE})")).await;
+            // Each asks once whether an operator has edited it.
+            prints.assert_bounded(&what, 8 * PAGE);
+            let at = format!("fingerprints_at(array[{first}, {last}, {RETAINED}]::bigint[])");
+            explain(&mut connection, &at).await.assert_bounded(&what, 2 * BLOCKS_OF_NOTHING);
         }
         let now = text(&mut connection, "select pg_current_snapshot()").await.unwrap();
         let seqs: Vec<String> = (500_001..=500_000 + PAGE).map(|seq| seq.to_string()).collect();

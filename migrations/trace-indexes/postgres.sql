@@ -1,5 +1,5 @@
--- The indexes that `outboxd trace` uses on outbox.message. Optional: each costs the application's commits a little; docs/trace.md has
--- the figures, and what trace does without them.
+-- The indexes that `outboxd trace` uses on outbox.message. Optional: every insert pays for each of them; docs/trace.md has the
+-- figures, and what trace does without them.
 --
 -- What an operator sees: nobody waits. Each index is built CONCURRENTLY, which walks the table twice, waits for the transactions that were
 -- open when it began, and cannot run inside a transaction. A build that was interrupted leaves an index that is marked invalid: it

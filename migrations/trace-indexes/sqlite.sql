@@ -1,5 +1,5 @@
--- The indexes that `outboxd trace` uses on outbox_message. Optional: each costs the application's commits a little; docs/trace.md has
--- the figures, and what trace does without them.
+-- The indexes that `outboxd trace` uses on outbox_message. Optional: every insert pays for each of them; docs/trace.md has the
+-- figures, and what trace does without them.
 --
 -- What an operator sees: SQLite has one writer, so the application's writes wait while one index is built, about a second for a million
 -- intents (busy_timeout has to be longer than that); between two indexes they go on.

@@ -21,6 +21,8 @@ pub mod receipts;
 
 pub mod sweep;
 
+pub mod verify;
+
 pub mod backoff;
 
 pub use backoff::Backoff;

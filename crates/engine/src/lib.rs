@@ -19,6 +19,10 @@ pub mod replays;
 
 pub mod receipts;
 
+pub mod verify;
+
+pub mod canary;
+
 pub mod trace;
 
 pub mod observe;
@@ -66,6 +70,7 @@ mod sweep;
 mod drain;
 
 pub use attempt::{Answer, Attempt, Follow};
+pub use canary::Canary;
 pub use config::RelayConfig;
 pub use observe::{Event, Observe, Outcome, Side};
 pub use operate::{
@@ -87,3 +92,4 @@ pub use replays::{
     ReplayTask, ReplayTurn, Replays,
 };
 pub use upkeep::{Backlog, PurgeLimit, Purged, RewindReason, Rewound, Stranded, Swept, Upkeep};
+pub use verify::{History, Rewind, TermSpan, Verify, Wanted};

@@ -3,6 +3,8 @@
 
 mod held;
 
+mod verify;
+
 mod replay;
 
 mod trace;
@@ -21,6 +23,7 @@ pub(crate) use held::{EditArguments, Held, HeldBulk, Meant};
 pub(crate) use replay::{Replay, ReplayDecision, ReplayStart};
 pub(crate) use trace::{Asked, Trace};
 pub(crate) use trace_indexes::TraceIndexesArguments;
+pub(crate) use verify::Verify;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,7 +41,7 @@ Examples:
 Exit codes:
   0  done                     69  a dependency cannot be reached (never of `run`)
   64 wrong usage              70  a bug
-  78 configuration: something must be set right first
+  65 `verify` has findings    78  configuration: something must be set right first
   After a second SIGTERM or SIGINT `run` ends at once with 128 and the signal's number.
 
 Configuration: defaults < config/outboxd.toml or --config < OUTBOXD__SECTION__KEY < flags.
@@ -203,6 +206,12 @@ pub(crate) enum Command {
     #[command(after_help = REBASE_EXAMPLES)]
     Rebase(Rebase),
 
+    /// Prove delivery: read Kafka back, and compare each message with the record at the place that its receipt names
+    ///
+    /// Says what is lost, deleted before its time, different or doubled without a reason. Expired and compacted records are counted and
+    /// are no finding. Changes nothing, joins no consumer group; needs the reader's rights at the database and READ on the topics.
+    #[command(after_help = verify::EXAMPLES)]
+    Verify(Verify),
     /// Publish dispatched messages again, on purpose
     ///
     /// The leader publishes them beside the live ones, in their order, with the header outbox-replay-id. Consumers that keep the ids of what
@@ -277,7 +286,7 @@ pub(crate) enum MigrateCommand {
     /// Needs the owner of the outbox or of the inbox. No superuser, no CREATEROLE: roles are the administrator's to create.
     #[command(after_help = GRANTS_EXAMPLES)]
     Grants(Grants),
-    /// Build the indexes that `trace` uses, or drop them: optional, because each costs the application's commits a little
+    /// Build the indexes that `trace` uses, or drop them: optional, because every insert pays for each of them
     ///
     /// Needs the owner of the outbox. On PostgreSQL no writer waits: each index is built concurrently, which takes until every transaction
     /// that is open now has ended; what an interrupted build left is found and built anew. On SQLite writes wait while one index is built.

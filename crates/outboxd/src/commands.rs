@@ -18,6 +18,8 @@ mod scheduled;
 
 mod status;
 
+mod verify;
+
 mod trace;
 
 mod trace_indexes;
@@ -33,3 +35,4 @@ pub(crate) use scheduled::scheduled;
 pub(crate) use status::status;
 pub(crate) use trace::{Tracer, query_of, trace};
 pub(crate) use trace_indexes::trace_indexes;
+pub(crate) use verify::verify;

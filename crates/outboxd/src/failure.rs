@@ -18,6 +18,7 @@ pub(crate) struct Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Usage = 64,
+    Data = 65,
     Unavailable = 69,
     Software = 70,
     Config = 78,
@@ -27,6 +28,11 @@ impl Failure {
     /// Something was asked for that cannot be.
     pub(crate) fn usage(cause: impl Into<anyhow::Error>) -> Self {
         Self { kind: Kind::Usage, cause: cause.into() }
+    }
+
+    /// What was looked at is not as it should be.
+    pub(crate) fn found(cause: impl Into<anyhow::Error>) -> Self {
+        Self { kind: Kind::Data, cause: cause.into() }
     }
 
     /// A dependency cannot be reached.

@@ -8,9 +8,12 @@ mod declared;
 
 mod delivery;
 
+mod proof;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder as _};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -20,11 +23,13 @@ use tokio::time::Instant;
 
 use crate::spans::SpanCounts;
 use crate::telemetry::DroppedLines;
+use crate::verify::Report;
 pub(crate) use declared::METRICS;
 #[cfg(test)]
 pub(crate) use declared::markdown_table;
 use declared::{Kind, Metric};
 use delivery::Delivery;
+use proof::Proof;
 
 /// Topics that get a label of their own; all others share `other`.
 const TOPICS_MAX: usize = 100;
@@ -34,6 +39,7 @@ const METADATA: Metadata<'_> = Metadata::new("outboxd", Level::INFO, None);
 /// The metrics of one relay.
 pub(crate) struct Metrics {
     handles: Handles,
+    proof: Proof,
     topics: Mutex<HashMap<String, Counter>>,
     delivery: Mutex<Delivery>,
     recorder: PrometheusRecorder,
@@ -128,10 +134,12 @@ impl Metrics {
         let info = recorder.register_gauge(&Key::from_parts("outboxd_build_info", info), &METADATA);
         info.set(1.0);
         let handles = Handles::register(&recorder);
+        let proof = Proof::register(&recorder);
         let prometheus = recorder.handle();
         let delivery = Mutex::new(Delivery::new(Instant::now()));
         let spans = SpanCounts::default();
-        Ok(Self { handles, topics: Mutex::default(), delivery, recorder, prometheus, dropped_lines, spans })
+        let topics = Mutex::default();
+        Ok(Self { handles, proof, topics, delivery, recorder, prometheus, dropped_lines, spans })
     }
 
     /// Where spans are counted.
@@ -151,11 +159,37 @@ impl Metrics {
         self.handles.oldest_age.set(oldest.as_secs_f64());
         self.handles.measured_age.set(measured.as_secs_f64());
         self.handles.heartbeat_age.set(heartbeat.as_secs_f64());
+        self.proof.now();
         self.handles.dropped_lines.absolute(self.dropped_lines.get());
         self.handles.spans_exported.absolute(self.spans.exported());
         self.handles.spans_queue_full.absolute(self.spans.queue_full());
         self.handles.spans_export_failed.absolute(self.spans.export_failed());
         self.prometheus.render()
+    }
+
+    /// Whether this relay verifies continuously now.
+    pub(crate) fn verifying(&self, does: bool) {
+        self.proof.verifying(does);
+    }
+
+    /// What a turn of the continuous verify found.
+    pub(crate) fn verified(&self, report: &Report) {
+        self.proof.verified(report);
+    }
+
+    /// Whether this relay sends canaries now.
+    pub(crate) fn sending_canaries(&self, does: bool) {
+        self.proof.sending_canaries(does);
+    }
+
+    /// A canary was consumed so long after it was emitted.
+    pub(crate) fn canary_seen(&self, after: Duration) {
+        self.proof.canary_seen(after);
+    }
+
+    /// A canary was not emitted, or not seen in time.
+    pub(crate) fn canary_failed(&self) {
+        self.proof.canary_failed();
     }
 
     /// Empties the histograms' buffers; to be called about once a second.

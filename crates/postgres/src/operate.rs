@@ -20,6 +20,8 @@ mod scheduled;
 
 mod status;
 
+mod verify;
+
 mod trace;
 
 use std::time::Duration;

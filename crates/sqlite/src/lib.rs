@@ -57,6 +57,8 @@ mod receipts;
 
 mod edit;
 
+mod verify;
+
 mod check;
 
 mod trace;

@@ -18,7 +18,8 @@ use std::time::Duration;
 
 use outboxd_core::{Cursor, Hold, HoldReason, HoldState, KeyHash, Message, Page, Receipt, ReceiptEntry, Seq};
 use outboxd_engine::{
-    Operate, OperateReplays, Outbox, PageLimit, ReadPage, ReleaseQuery, ReplayChange, Settlement, Start, Term,
+    Operate, OperateReplays, Outbox, PageLimit, ReadPage, ReleaseQuery, ReplayChange, Settlement, Start,
+    Term, Verify,
 };
 use uuid::Uuid;
 
@@ -41,6 +42,8 @@ pub mod sweeping;
 pub mod operating;
 
 pub mod deciding;
+
+pub mod proving;
 
 pub mod replaying;
 
@@ -163,7 +166,7 @@ pub type Audited = (String, Uuid, String, String);
 /// An outbox that operators can ask, in a real database.
 pub trait Operated: Harness {
     /// The adapter's other half.
-    type Operator: Operate + OperateReplays;
+    type Operator: Operate + Verify + OperateReplays;
 
     /// An operator of the same outbox.
     fn operator(&self) -> Self::Operator;
@@ -481,6 +484,12 @@ macro_rules! operator_conformance {
             operating::a_discarded_message_stays_discarded,
             operating::the_status_tells_leader_cursor_and_backlog,
             operating::nothing_is_wrong_with_a_fresh_outbox,
+            proving::where_messages_landed_is_told_place_by_place,
+            proving::receipts_out_of_order_are_found_from_every_place,
+            proving::what_was_published_is_compared_by_its_hashes,
+            proving::a_time_is_found_among_the_messages,
+            proving::ids_are_found_in_a_window_of_places,
+            proving::the_history_tells_terms_that_ended_without_a_word,
         }
     };
 }
@@ -514,6 +523,7 @@ mod tests {
             ("counting", include_str!("conformance/counting.rs")),
             ("purging", include_str!("conformance/purging.rs")),
             ("operating", include_str!("conformance/operating.rs")),
+            ("proving", include_str!("conformance/proving.rs")),
             ("replaying", include_str!("conformance/replaying.rs")),
         ];
         for (module, source) in modules {

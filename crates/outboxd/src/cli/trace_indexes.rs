@@ -11,7 +11,7 @@ Examples:
   outboxd migrate trace-indexes --drop
       takes them away again; outboxd migrate trace-indexes --drop --dry-run prints the SQL
 
-docs/trace.md says what each costs the application's commits.
+docs/trace.md says what each costs the application: more in bulk inserts than in single commits.
 
 Exit codes: 0 done, 64 wrong usage, 69 the database cannot be reached, 70 a bug, 78 configuration, or the database refuses.";
 

@@ -12,3 +12,5 @@ grant select (replay, state, who, why, requested_at, seqs, correlation_id, topic
   to_topic, rate, total, pos, published, skipped, taken_epoch, takes, stopped_seq, stopped_id, error, changed_at, changed_by)
   on outbox.replay to reader_role;
 grant select (seq, edited, topic, partition, edited_at) on outbox.held_edit to reader_role;
+-- Hashes of keys and payloads, for `outboxd verify`.
+grant select on outbox.fingerprint to reader_role;
