@@ -100,6 +100,8 @@ async fn a_writer_can_emit_and_nothing_else() {
             "select * from outbox.held",
             "delete from outbox.held",
             "select * from outbox.held_action",
+            "select * from outbox.fingerprint",
+            "select outbox.canary('canary')",
             "insert into outbox.migration (version, name) values (2, 'x')",
         ],
     )
@@ -140,6 +142,8 @@ async fn the_relay_cannot_write_or_alter_an_intent() {
             "select pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn(), pg_postmaster_start_time()",
             "select pg_logical_emit_message(true, 'outboxd', '')",
             "select pg_try_advisory_lock(1, 'outbox.message'::regclass::oid::int)",
+            "select outbox.canary('canary')",
+            "select * from outbox.fingerprint",
         ],
     )
     .await;
@@ -189,6 +193,7 @@ async fn a_reader_sees_no_payload_and_changes_nothing() {
             "select * from outbox.migration",
             "select last_value from outbox.message_seq_seq",
             "select seq, xid, id, topic, correlation_id, created_at from outbox.message",
+            "select * from outbox.fingerprint",
         ],
     )
     .await;
@@ -212,6 +217,7 @@ async fn a_reader_sees_no_payload_and_changes_nothing() {
     refused(
         &mut reader,
         &[
+            "select outbox.canary('canary')",
             "select payload from outbox.message",
             "select octet_length(payload) from outbox.message",
             "select key from outbox.message",

@@ -69,6 +69,12 @@ mod restore;
 
 mod sweep;
 
+mod verify;
+
+mod canary;
+
+mod replay;
+
 mod leadership;
 
 mod tls;

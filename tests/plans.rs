@@ -37,6 +37,10 @@ fn statements() -> Vec<(&'static str, &'static str, String)> {
         ("due", "text[], bigint[], bigint, bigint, bigint", sql(&statements.held_due)),
         ("demote", "text[], bigint", sql(&statements.held_demote)),
         ("promote", "bigint, uuid, bigint", sql(&statements.scheduled_promote)),
+        ("landings", "bigint, bigint, bigint", sql(&statements.operate_receipts)),
+        ("fingerprints", "bigint, bigint, bigint", sql(&statements.verify_next)),
+        ("fingerprints_at", "bigint[]", sql(&statements.verify_at)),
+        ("chunk", "bigint, uuid, bigint, bigint, bigint, bigint, bigint", sql(&statements.replay_chunk)),
     ]
 }
 
@@ -66,6 +70,10 @@ async fn prepare(connection: &mut PgConnection, url: &str, plan_cache_mode: &str
     run(connection, "execute due('{}', '{}', 10, 10, 10)").await.unwrap();
     run(connection, "execute demote('{}', 10)").await.unwrap();
     run(connection, "execute promote(1, gen_random_uuid(), 10)").await.unwrap();
+    run(connection, "execute landings(1, 10, 10)").await.unwrap();
+    run(connection, "execute fingerprints(1, 10, 10)").await.unwrap();
+    run(connection, "execute fingerprints_at('{1}')").await.unwrap();
+    run(connection, "execute chunk(1, gen_random_uuid(), null, null, 10, 10, 10)").await.unwrap();
 }
 
 /// A million messages of a hundred transactions.
@@ -282,6 +290,17 @@ async fn a_turn_of_the_sweep_over_a_million_messages_touches_its_window_alone() 
             // What was deleted and not vacuumed is walked over once.
             let gap = if from == 0 && !vacuumed { 12_000 } else { 0 };
             turn.assert_bounded_sorting(&what, 2 * BLOCKS_OF_A_PAGE + gap, PAGE + SPAN);
+        }
+        for first in [1, 400_000, 500_000, RETAINED - PAGE] {
+            let last = first + PAGE;
+            let what = format!("a proof from {first}, vacuumed: {vacuumed}");
+            let landings = explain(&mut connection, &format!("landings({first}, {last}, {SPAN})")).await;
+            landings.assert_bounded_sorting(&what, 2 * BLOCKS_OF_A_PAGE, PAGE + SPAN);
+            let prints = explain(&mut connection, &format!("fingerprints({first}, {last}, {PAGE})")).await;
+            // Each asks once whether an operator has edited it.
+            prints.assert_bounded(&what, 8 * PAGE);
+            let at = format!("fingerprints_at(array[{first}, {last}, {RETAINED}]::bigint[])");
+            explain(&mut connection, &at).await.assert_bounded(&what, 2 * BLOCKS_OF_NOTHING);
         }
         let now = text(&mut connection, "select pg_current_snapshot()").await.unwrap();
         let seqs: Vec<String> = (500_001..=500_000 + PAGE).map(|seq| seq.to_string()).collect();
@@ -545,4 +564,52 @@ async fn many_topics_that_come_back_at_once_cost_a_round_no_more_than_one() {
     let due = explain(&mut connection, &format!("due('{{}}', '{{}}', {PAGE}, 1000000, 4000)")).await;
     assert_eq!(due.rows, PAGE);
     due.assert_bounded("due, 400 topics", 10 * SORTED_MAX);
+}
+
+/// Wherever a replay stands, however little meets its conditions, and however much is held: a question reads its window, and what is
+/// known of those that are meant.
+#[tokio::test]
+async fn a_chunk_of_a_replay_over_a_million_messages_touches_its_window_alone() {
+    let database = installed().await;
+    let mut connection = database.connect().await;
+    run(&mut connection, "alter table outbox.message set (autovacuum_enabled = off)").await.unwrap();
+    prepare(&mut connection, &database.url(), "force_generic_plan").await;
+    fill(&mut connection).await;
+    let nonce = "00000000-0000-0000-0000-000000000001";
+    run(
+        &mut connection,
+        &format!(
+            "update outbox.cursor set high = {RETAINED}, seen = pg_current_snapshot(), epoch = 1, nonce = '{nonce}';
+             insert into outbox.held (seq, id, topic, key_hash, state, reason)
+               select seq, id, topic, seq, 'parked', 'too_large' from outbox.message where seq % 10 = 0;
+             insert into outbox.held_action (kind, id, seq, topic, reason_held, who, why)
+               select 'discard', id, seq, topic, 'too_large', 'ops', 'test' from outbox.message where seq % 10 = 1;
+             insert into outbox.replay (who, why, topic, seqs, seq_first, seq_last, total, pos, state)
+               values ('ops', 'test', 'orders', null, 1, {RETAINED}, 0, {RETAINED} / 2, 'running'),
+                 ('ops', 'test', 'nowhere', null, 1, {RETAINED}, 0, 0, 'running'),
+                 ('ops', 'test', null, array(select g from generate_series(1, {RETAINED}, 1000) g), 1, {RETAINED}, 1000, 0, 'running')"
+        ),
+    )
+    .await
+    .unwrap();
+    for analysed in [false, true] {
+        if analysed {
+            run(&mut connection, "analyze").await.unwrap();
+        }
+        let chunk = async |connection: &mut PgConnection, replay: i64, from: i64| {
+            let execute = format!("chunk(1, '{nonce}', {replay}, {from}, {PAGE}, {PAGE}, 100000000)");
+            explain(connection, &execute).await
+        };
+        // A probe of three tables for each that is meant, and one of the message again: some blocks each.
+        let dense = chunk(&mut connection, 1, RETAINED / 2).await;
+        assert_eq!(dense.rows, PAGE * 8 / 10);
+        dense.assert_bounded("all of them", 20 * PAGE);
+        let nothing = chunk(&mut connection, 2, RETAINED / 3).await;
+        assert_eq!(nothing.rows, 1);
+        nothing.assert_bounded("none of them", BLOCKS_OF_A_PAGE);
+        // Those that are named end in 1: an operator has discarded every one.
+        let named = chunk(&mut connection, 3, 500_000).await;
+        assert_eq!(named.rows, 1);
+        named.assert_bounded("those that are named", 20 * PAGE);
+    }
 }

@@ -106,6 +106,13 @@ create table outbox.replay (
   total          bigint not null check (total >= 0),
   pos            bigint not null,
   published      bigint not null default 0,
+  skipped        bigint not null default 0,
+  -- The term that took it up last, and how many in a row did so and got nowhere.
+  taken_epoch    bigint,
+  takes          integer not null default 0,
+  -- The message that could not be published, and why.
+  stopped_seq    bigint,
+  stopped_id     uuid,
   error          text,
   changed_at     timestamptz not null default clock_timestamp(),
   changed_by     text
@@ -113,14 +120,16 @@ create table outbox.replay (
 comment on table outbox.replay is 'Requests to publish dispatched messages again: who, why, which, and how far.';
 comment on column outbox.replay.state is
   'running: the leader works on it. paused: until it is resumed. stopped: a message could not be published (error). cancelled, done: over.';
-comment on column outbox.replay.topic is 'A pattern as LIKE has it.';
+comment on column outbox.replay.topic is 'A pattern: * stands for any run of characters.';
+comment on column outbox.replay.seqs is 'These and no others, because they are few; NULL: whatever meets the other conditions.';
 comment on column outbox.replay.to_topic is 'Published there instead; NULL: where each message went.';
 comment on column outbox.replay.rate is 'Messages a second at most; NULL: as many as leave live traffic alone.';
 comment on column outbox.replay.total is 'Messages that were meant when it was requested.';
-comment on column outbox.replay.pos is 'What is meant up to this seq was published again.';
+comment on column outbox.replay.pos is 'What is meant up to this seq was published again, or left out by an operator.';
+comment on column outbox.replay.skipped is 'Messages that an operator left out because they could not be published; the audit names them.';
 comment on index outbox.replay_pkey is 'Serves the commands, by the number that they print.';
-create index replay_open on outbox.replay (replay) where state = 'running';
-comment on index outbox.replay_open is 'Serves the relay: what is to be published again.';
+create index replay_open on outbox.replay (replay) where state in ('running', 'paused', 'stopped');
+comment on index outbox.replay_open is 'Serves the relay: what is to be published again, and what waits for an operator.';
 
 alter table outbox.receipt add column replay bigint;
 comment on column outbox.receipt.replay is 'The replay that these copies belong to; NULL: the messages themselves.';
@@ -147,6 +156,32 @@ create view outbox.operator_actions as
 comment on view outbox.operator_actions is 'A number that changes whenever an operator has acted on held messages.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
+-- Verify: what messages look like at Kafka. Runs with its owner's rights, as the envelope does: a role that may read it compares payloads
+-- and keys without seeing one. A hash gives away what can be guessed, and no more.
+create view outbox.fingerprint as
+  select m.seq, m.id, m.topic, m.created_at, sha256(convert_to(m.key, 'UTF8')) as key_sha256, sha256(m.payload) as payload_sha256,
+         e.seq is not null as is_edited, sha256(e.payload) as edited_sha256
+  from outbox.message m left join outbox.held_edit e on e.seq = m.seq and 'payload' = any (e.edited);
+comment on view outbox.fingerprint is 'Hashes of keys and payloads, and of payloads that operators put in their place.';
+
+-- A message of the relay's own: written as an application writes, and so subject to everything that an application's is. The relay may
+-- not write intents; what this writes holds nothing but the time.
+create function outbox.canary(topic text) returns uuid
+  language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  message_id uuid;
+begin
+  insert into outbox.message as m (topic, payload, content_type)
+  values (canary.topic, convert_to(json_build_object('canary', clock_timestamp())::text, 'UTF8'), 'application/json')
+  returning m.id into strict message_id;
+  return message_id;
+end
+$$;
+comment on function outbox.canary(text) is 'Writes a message by which the relay measures its own path; returns its id.';
+revoke execute on function outbox.canary(text) from public;
+
+-- ---------------------------------------------------------------------------------------------------------------------
 -- Whoever had a part of the outbox has it still. The same grants as `outboxd migrate grants` gives.
 do $$
 declare
@@ -166,11 +201,14 @@ begin
         'select, insert, delete on %1$s.hold_history, %1$s.rewind',
         'select, insert, update, delete on %1$s.term',
         'select, insert, update on %1$s.replay',
-        'select on %1$s.operator_actions']
+        'select on %1$s.operator_actions',
+        'select on %1$s.fingerprint',
+        'execute on function %1$s.canary(text)']
       else array[
         'select on %1$s.hold_history, %1$s.rewind, %1$s.term',
+        'select on %1$s.fingerprint',
         'select (replay, state, who, why, requested_at, seqs, correlation_id, topic, created_from, created_before, seq_first, seq_last, '
-          'to_topic, rate, total, pos, published, error, changed_at, changed_by) on %1$s.replay']
+          'to_topic, rate, total, pos, published, skipped, taken_epoch, takes, stopped_seq, stopped_id, error, changed_at, changed_by) on %1$s.replay']
       end
     loop
       execute format('grant ' || one || ' to %2$s', place, granted.grantee);

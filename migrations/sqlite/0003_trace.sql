@@ -68,7 +68,7 @@ create table outbox_replay (
   who            text not null,
   why            text not null,
   requested_at   text not null default (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
-  -- Which messages: every one of these that is not NULL must be met. seqs: a JSON array. topic: a pattern as GLOB has it.
+  -- Which messages: every one of these that is not NULL must be met. seqs: a JSON array. topic: a pattern, * stands for any run of characters.
   seqs           text,
   correlation_id text,
   topic          text,
@@ -84,15 +84,23 @@ create table outbox_replay (
   rate           integer check (rate > 0),
   -- Messages that were meant when it was requested.
   total          integer not null check (total >= 0),
-  -- What is meant up to this seq was published again.
+  -- What is meant up to this seq was published again, or left out by an operator.
   pos            integer not null,
   published      integer not null default 0,
+  -- Messages that an operator left out because they could not be published; the audit names them.
+  skipped        integer not null default 0,
+  -- The term that took it up last, and how many in a row did so and got nowhere.
+  taken_epoch    integer,
+  takes          integer not null default 0,
+  -- The message that could not be published, and why.
+  stopped_seq    integer,
+  stopped_id     text,
   error          text,
   changed_at     text not null default (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
   changed_by     text
 );
--- Serves the relay: what is to be published again.
-create index outbox_replay_open on outbox_replay (replay) where state = 'running';
+-- Serves the relay: what is to be published again, and what waits for an operator.
+create index outbox_replay_open on outbox_replay (replay) where state in ('running', 'paused', 'stopped');
 
 -- The replay that these copies belong to; NULL: the messages themselves.
 alter table outbox_receipt add column replay integer;

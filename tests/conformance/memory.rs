@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use outboxd_core::{Cursor, HoldReason, HoldState, ReceiptEntry, Seq};
+use outboxd_engine::ReplayChange;
 use outboxd_testkit::conformance::{Harness, Intent};
 use outboxd_testkit::scripted::{MemoryOutbox, MemoryTable, Written};
 
@@ -76,6 +77,14 @@ impl Harness for MemoryHarness {
 
     async fn cancel(&self, seq: Seq) {
         self.0.cancel(seq);
+    }
+
+    async fn replay(&self) -> i64 {
+        self.0.replay(None, None, None)
+    }
+
+    async fn change_replay(&self, replay: i64, change: ReplayChange) {
+        self.0.set_replay(replay, change.leads_to());
     }
 
     async fn scheduled(&self) -> Vec<Seq> {

@@ -5,8 +5,12 @@ use std::time::Duration;
 use outboxd_core::{
     CatchUp, Cursor, Hold, HoldReason, HoldState, KeyHash, ReceiptEntry, Seq, Snapshot, receipts,
 };
-use outboxd_engine::{AuditedAction, HeldFilter, Operate, Outbox as _, PageLimit, ReleaseQuery, Settlement};
+use outboxd_engine::{
+    AuditedAction, HeldFilter, Operate, OperateReplays as _, Outbox as _, PageLimit, ReleaseQuery,
+    ReplayChange, Settlement,
+};
 use outboxd_postgres::{LEAD_LOCK, PostgresConfig, PostgresOperator, PostgresOutbox, SchemaName};
+use outboxd_testkit::conformance::replaying::everything_again;
 use outboxd_testkit::conformance::{Audited, Harness, Intent, Operated};
 use outboxd_testkit::postgres::Database;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
@@ -167,6 +171,15 @@ impl Harness for PostgresHarness {
         assert!(cancelled);
     }
 
+    async fn replay(&self) -> i64 {
+        everything_again(&self.operator()).await
+    }
+
+    async fn change_replay(&self, replay: i64, change: ReplayChange) {
+        let action = AuditedAction { who: "ops".into(), why: "test".into() };
+        self.operator().replay_change(replay, change, &action).await.unwrap();
+    }
+
     async fn scheduled(&self) -> Vec<Seq> {
         let seqs: Vec<i64> = sqlx::query_scalar("select seq from outbox.scheduled order by seq")
             .fetch_all(&mut self.database.connect().await)
@@ -233,6 +246,13 @@ impl Operated for PostgresHarness {
 
     fn operator(&self) -> PostgresOperator {
         PostgresOperator::new(self.config())
+    }
+
+    async fn operations(&self) -> Vec<(String, String)> {
+        sqlx::query_as("select kind, details::text from outbox.operation order by operation")
+            .fetch_all(&mut self.database.connect().await)
+            .await
+            .unwrap()
     }
 
     async fn edits(&self) -> i64 {

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use outboxd_core::{Cursor, HoldReason, HoldState, ReceiptEntry, Seq, Snapshot, receipts};
-use outboxd_engine::{AuditedAction, HeldFilter, Operate};
+use outboxd_engine::{AuditedAction, HeldFilter, Operate, OperateReplays as _, ReplayChange};
 use outboxd_sqlite::{Migrator, SqliteConfig, SqliteOperator, SqliteOutbox};
+use outboxd_testkit::conformance::replaying::everything_again;
 use outboxd_testkit::conformance::{Audited, Harness, Intent, Operated};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
@@ -201,6 +202,15 @@ impl Harness for SqliteHarness {
             .unwrap();
     }
 
+    async fn replay(&self) -> i64 {
+        everything_again(&self.operator()).await
+    }
+
+    async fn change_replay(&self, replay: i64, change: ReplayChange) {
+        let action = AuditedAction { who: "ops".into(), why: "test".into() };
+        self.operator().replay_change(replay, change, &action).await.unwrap();
+    }
+
     async fn scheduled(&self) -> Vec<Seq> {
         let seqs: Vec<i64> = sqlx::query_scalar("select seq from outbox_scheduled order by seq")
             .fetch_all(&mut self.application().await)
@@ -262,6 +272,13 @@ impl Operated for SqliteHarness {
 
     fn operator(&self) -> SqliteOperator {
         SqliteOperator::new(self.config())
+    }
+
+    async fn operations(&self) -> Vec<(String, String)> {
+        sqlx::query_as("select kind, details from outbox_operation order by operation")
+            .fetch_all(&mut self.application().await)
+            .await
+            .unwrap()
     }
 
     async fn edits(&self) -> i64 {

@@ -330,3 +330,43 @@ async fn a_partition_that_stopped_and_moves_to_another_consumer_goes_on_there_fr
     let mut connection = shop.database.connect().await;
     assert_eq!(shop.shipped(&mut connection).await, Vec::from_iter(0..ORDERS));
 }
+
+/// A day that was lost at another consumer is published again for everybody: whoever keeps the ids of what it has handled changes nothing.
+#[tokio::test]
+async fn a_consumer_that_is_replayed_a_whole_day_changes_nothing() {
+    let shop = Shop::open().await;
+    let group = format!("shipping-{}", shop.topic);
+    let mut connection = shop.database.connect().await;
+    let no_failure = |failure: &Failure| panic!("{failure:?}");
+    let before = ends(&shop.records().await);
+    consuming(&shop, &group, ship_anything, no_failure, shop.acknowledges(&group, &before)).await;
+    let everything = "select md5(string_agg(s::text, '/' order by order_id)) from shipment s";
+    let shipped = text(&mut connection, everything).await;
+    let absorbed = "select sum(duplicates) from inbox.handled";
+    let absorbed_before: i64 = text(&mut connection, absorbed).await.unwrap().parse().unwrap();
+
+    let setup = Setup::new(BINARY, &shop.database.url(), &shared::kafka());
+    let mut relay = setup.start().await;
+    let day: Vec<String> = sqlx::query_scalar(
+        "select to_char((now() at time zone 'UTC')::date + d, 'YYYY-MM-DD\"T00:00:00Z\"') from unnest(array[-1, 2]) d",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .unwrap();
+    let start = ["replay", "start", "--from", &day[0], "--to", &day[1], "--reason", "billing lost a day"];
+    setup.run_ok(&start).await;
+    relay
+        .wait_until("it is published again", SOON, |m| {
+            m.sum("outboxd_replayed_total", &[]) >= f64::from(i32::try_from(ORDERS).unwrap())
+        })
+        .await;
+    let records = shop.records().await;
+    let copies = records.iter().filter(|record| record.header("outbox-replay-id").is_some()).count();
+    assert_eq!(i64::try_from(copies).unwrap(), ORDERS);
+    let after = ends(&records);
+    consuming(&shop, &group, ship_anything, no_failure, shop.acknowledges(&group, &after)).await;
+    assert_eq!(text(&mut connection, everything).await, shipped);
+    assert_eq!(shop.shipped(&mut connection).await, Vec::from_iter(0..ORDERS));
+    let absorbed_after: i64 = text(&mut connection, absorbed).await.unwrap().parse().unwrap();
+    assert_eq!(absorbed_after - absorbed_before, ORDERS, "each copy was absorbed and counted");
+}

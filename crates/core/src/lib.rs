@@ -21,6 +21,8 @@ pub mod receipts;
 
 pub mod sweep;
 
+pub mod verify;
+
 pub mod backoff;
 
 pub use backoff::Backoff;
@@ -29,6 +31,6 @@ pub use cursor::{CatchUp, Cursor, Page, PageFrame, Snapshot};
 pub use held::{Hold, HoldReason, HoldState, KeyHash, Scheduled};
 pub use message::{Message, Seq};
 pub use receipts::{Receipt, ReceiptEntry};
-pub use record::{Record, Refusal, TopicInfo, route};
+pub use record::{Record, Refusal, TopicInfo, replayed, route};
 pub use routes::{Destination, OnRefused, Route, RouteProblem, Routes, TopicPattern, TopicPatternError};
 pub use verdict::{DeliveryError, Fault, Verdict, classify};

@@ -20,6 +20,9 @@ pub const RESERVED_PREFIX: &str = "outbox-";
 pub const STAMPED_HEADERS: [&str; 7] =
     ["id", "correlation-id", "causation-id", "content-type", "traceparent", "tracestate", "outbox-time"];
 
+/// The header of a copy that a replay has published: the replay's number.
+pub const REPLAY_HEADER: &str = "outbox-replay-id";
+
 /// What is handed to Kafka.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Record {
@@ -147,6 +150,30 @@ pub fn route(
     topic: TopicInfo,
     aliases: &[(&'static str, String)],
 ) -> Result<Record, Refusal> {
+    routed(message, stamp(message), topic, aliases)
+}
+
+/// As [`route`], for a copy that replay `number` publishes: [`REPLAY_HEADER`] says so, and everything else is as it was.
+///
+/// # Errors
+/// As [`route`].
+pub fn replayed(
+    message: &Message,
+    number: i64,
+    topic: TopicInfo,
+    aliases: &[(&'static str, String)],
+) -> Result<Record, Refusal> {
+    let mut headers = stamp(message);
+    headers.push((REPLAY_HEADER, Bytes::from(number.to_string())));
+    routed(message, headers, topic, aliases)
+}
+
+fn routed(
+    message: &Message,
+    headers: Vec<(&'static str, Bytes)>,
+    topic: TopicInfo,
+    aliases: &[(&'static str, String)],
+) -> Result<Record, Refusal> {
     if message.payload.is_none() && message.key.is_none() {
         return Err(Refusal::TombstoneWithoutKey);
     }
@@ -158,7 +185,6 @@ pub fn route(
     if let Some((name, _)) = message.headers.iter().find(|(name, _)| !own_header_is_legal(name)) {
         return Err(Refusal::BadHeader { name: shortened(name) });
     }
-    let headers = stamp(message);
     let record = Record {
         topic: message.topic.clone(),
         partition: message.partition,
@@ -321,6 +347,20 @@ mod tests {
             "and none without a value"
         );
         assert_eq!(record.own_headers[0].1, "correlation");
+    }
+
+    #[test]
+    fn a_replayed_copy_differs_by_one_header_which_counts_for_its_size() {
+        let mut message = Message { partition: None, ..message() };
+        message.headers.remove(0);
+        let first = route(&message, TOPIC, &[]).unwrap();
+        let again = replayed(&message, 12, TOPIC, &[]).unwrap();
+        let (own, mut ours) = (again.own_headers.clone(), again.headers.clone());
+        assert_eq!(ours.pop(), Some((REPLAY_HEADER, Bytes::from_static(b"12"))));
+        assert_eq!(Record { headers: ours, own_headers: own, ..again }, first);
+        let tight = TopicInfo { max_message_bytes: first.size_bytes(), ..TOPIC };
+        assert!(route(&message, tight, &[]).is_ok());
+        assert!(matches!(replayed(&message, 12, tight, &[]), Err(Refusal::TooLarge { .. })));
     }
 
     #[test]

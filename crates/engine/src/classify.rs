@@ -28,6 +28,10 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         let now = Instant::now();
         let (mut acknowledged, mut answered) = (0, false);
         for report in reports.drain(..) {
+            if let Some(acknowledged) = self.replay_reported(report.token, &report.result, now) {
+                answered |= acknowledged;
+                continue;
+            }
             if let Some(letter) = self.copies.reported(report.token) {
                 self.alone = false;
                 answered |= self.copy_reported(report.token, letter, report.result);

@@ -238,21 +238,23 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         false
     }
 
-    /// Nothing but copies is with the client, so nobody else can say whether Kafka answers: it is asked about their topics. What it
-    /// answers ends an outage, and then overdue copies are given up.
+    /// Nothing but copies is with the client, dead letters or those of a replay, so nobody else can say whether Kafka answers: it is asked
+    /// about their topics. What it answers ends an outage, and then overdue copies are given up.
     pub(crate) fn ask_for_silent_copies(&mut self) {
         if self.quiet.is_some() || self.look_up_at.is_some() {
             return;
         }
-        let topics: BTreeSet<String> =
+        let mut topics: BTreeSet<String> =
             self.copies.published.values().map(|letter| letter.topic().to_owned()).collect();
+        topics.append(&mut self.replay.topics());
         let asked = self.lasting.topics.ask_about(&topics, Instant::now());
         self.look_up(&asked);
     }
 
     /// Whether all that is with the client are copies.
-    pub(crate) fn only_copies_are_out(&self) -> bool {
-        self.copies.outstanding() > 0 && self.copies.outstanding() == self.window.outstanding()
+    pub(crate) fn only_the_beside_is_out(&self) -> bool {
+        let beside = self.copies.outstanding() + self.replay.outstanding();
+        beside > 0 && beside == self.window.outstanding()
     }
 
     /// Copies that are not acknowledged although Kafka answers: a dead-letter topic without a leader must not keep everything
@@ -262,7 +264,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         if self.quiet.is_some() || is_out {
             return;
         }
-        let overdue = |letter: &Letter| letter.since.elapsed() > self.config.outage_after;
+        let overdue = |letter: &Letter| self.has_answered_since(letter.since);
         let with_client: Vec<_> = self
             .copies
             .published
@@ -285,6 +287,12 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             let Some((token, letter)) = self.copies.waiting.pop_front() else { break };
             self.give_up(token, letter, "nothing is known of the dead-letter topic");
         }
+    }
+
+    /// Whether Kafka has answered so long after that time that an acknowledgement from then is overdue. When it answered last before an
+    /// outage says nothing: the outage is known only a while after it has begun.
+    pub(crate) fn has_answered_since(&self, since: Instant) -> bool {
+        self.heard_at.saturating_duration_since(since) > self.config.outage_after
     }
 
     fn give_up(&mut self, token: Token, letter: Letter, why: &str) {

@@ -30,6 +30,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             return None;
         }
         let settling = !self.settle.task.is_empty() || self.window.has_ready() || self.caution.is_note_due();
+        let settling = settling || self.replay.has_to_record();
         let settle_patience = match quiet {
             Quiet::Drain => self.config.grace,
             Quiet::Rewind { .. } | Quiet::Renew => patience + self.config.outage_after,

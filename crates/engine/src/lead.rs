@@ -39,6 +39,7 @@ impl<O: Outbox, P: Publisher> Relay<O, P> {
             Arc::clone(&self.outbox),
             Arc::clone(&self.observer),
             self.config.clone(),
+            Arc::clone(&self.lasting.replay_wanted),
         ));
         background.spawn(sweep::laps(
             Arc::clone(&self.outbox),

@@ -15,7 +15,13 @@ pub mod operate;
 
 pub mod rebase;
 
+pub mod replays;
+
 pub mod receipts;
+
+pub mod verify;
+
+pub mod canary;
 
 pub mod trace;
 
@@ -55,6 +61,8 @@ mod caution;
 
 mod release;
 
+mod replay;
+
 mod purge;
 
 mod sweep;
@@ -62,6 +70,7 @@ mod sweep;
 mod drain;
 
 pub use attempt::{Answer, Attempt, Follow};
+pub use canary::Canary;
 pub use config::RelayConfig;
 pub use observe::{Event, Observe, Outcome, Side};
 pub use operate::{
@@ -77,4 +86,10 @@ pub use publisher::{EnqueueError, Publisher, PublisherStats, Report, Token, Topi
 pub use rebase::{Rebase, RebaseFigures, RebasePlan};
 pub use receipts::{Landing, ReceiptRow, Receipts};
 pub use relay::{Relay, RelayError};
+pub use replays::{
+    OperateReplays, ReplayChange, ReplayChunk, ReplayError, ReplayFilter, ReplayFound, ReplayInfo,
+    ReplayProgress, ReplayQuery, ReplayRequest, ReplaySample, ReplaySpan, ReplayState, ReplayStop,
+    ReplayTask, ReplayTurn, Replays,
+};
 pub use upkeep::{Backlog, PurgeLimit, Purged, RewindReason, Rewound, Stranded, Swept, Upkeep};
+pub use verify::{History, Rewind, TermSpan, Verify, Wanted};

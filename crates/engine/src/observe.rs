@@ -142,6 +142,11 @@ pub enum Event<'a> {
         /// From the insert of the intent to the acknowledgement.
         age: Duration,
     },
+    /// The broker has acknowledged a copy that a replay asks for.
+    Replayed {
+        /// Its topic.
+        topic: &'a str,
+    },
     /// An attempt to publish ended.
     Attempt {
         /// How.

@@ -15,6 +15,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::outbox::OutboxError;
+use crate::replays::ReplayState;
 use crate::upkeep::Backlog;
 
 pub use edit::{EditDone, EditRefusal, Editable, HeldEdit, ShownEdit, StoredEdit};
@@ -249,6 +250,19 @@ pub struct OutboxStatus {
     /// Held messages by state and reason.
     #[serde(serialize_with = "held_by_name")]
     pub held: Vec<(String, String, u64)>,
+    /// Replays that are not over, by state.
+    #[serde(serialize_with = "replays_by_name")]
+    pub replays: Vec<(ReplayState, u64)>,
+}
+
+/// Objects with `state` and `replays`.
+fn replays_by_name<S: Serializer>(replays: &[(ReplayState, u64)], serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Open {
+        state: ReplayState,
+        replays: u64,
+    }
+    serializer.collect_seq(replays.iter().map(|(state, replays)| Open { state: *state, replays: *replays }))
 }
 
 /// Objects with `state`, `reason` and `messages`, as the relay's own status has them.
@@ -274,6 +288,7 @@ impl OutboxStatus {
         self.oldest_age_seconds = backlog.oldest_age.as_secs_f64();
         self.scheduled_messages = backlog.scheduled;
         self.held = backlog.held;
+        self.replays = backlog.replays;
         self
     }
 }

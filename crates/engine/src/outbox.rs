@@ -9,7 +9,7 @@
 //!   drops everything, calls [`Outbox::step_down`] and leads again.
 //! - [`Outbox::settle`] is one statement, fenced by epoch and nonce, that compares and swaps the cursor.
 //!
-//! What is done beside the path is [`Upkeep`].
+//! What is done beside the path is [`Upkeep`]; what is published again on purpose, [`Replays`].
 
 use std::fmt::Write as _;
 use std::future::Future;
@@ -18,6 +18,7 @@ use std::time::Duration;
 use outboxd_core::{Cursor, Hold, KeyHash, Message, Page, ReceiptEntry, Scheduled, Seq};
 use uuid::Uuid;
 
+use crate::replays::Replays;
 use crate::upkeep::Upkeep;
 
 /// Why a call to the outbox failed.
@@ -215,7 +216,7 @@ pub struct Release {
 }
 
 /// The database that holds the outbox, as the loop needs it.
-pub trait Outbox: Upkeep {
+pub trait Outbox: Upkeep + Replays {
     /// Tries to take the lead: verifies the outbox (schema version, server not in recovery, same cluster as the cursor),
     /// takes the liveness lock, then bumps the epoch and the count of unsettled terms in a synchronous commit. `None`: another
     /// relay leads.

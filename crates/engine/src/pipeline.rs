@@ -25,6 +25,7 @@ use crate::observe::{Event, Observe, Side};
 use crate::outbox::{HeldSignal, Outbox, OutboxError, Release, Start, Term};
 use crate::publisher::{Publisher, PublisherStats, Report, Token, TopicState};
 use crate::read::{self, CaughtUp, ReadSettings, Readable};
+use crate::replay::Replaying;
 use crate::topics::Topics;
 use crate::window::{Duplicates, Meta, Window};
 
@@ -88,6 +89,10 @@ pub(crate) struct Lasting {
     pub(crate) has_settled: bool,
     /// The sweep has held messages. Shared with the task that sweeps.
     pub(crate) stranded: Arc<AtomicBool>,
+    /// A replay is to be worked on. Shared with the task that measures.
+    pub(crate) replay_wanted: Arc<AtomicBool>,
+    /// The next copy's number.
+    pub(crate) replay_slot: u64,
     /// The message that this process has tried last: its attempts have not ended the process.
     pub(crate) tried: Option<outboxd_core::Seq>,
 }
@@ -97,6 +102,7 @@ impl Lasting {
         self.page_read = Arc::default();
         self.has_settled = false;
         self.stranded = Arc::default();
+        self.replay_wanted = Arc::default();
     }
 
     /// What a relay without the lead says of Kafka and of messages: nothing.
@@ -147,6 +153,7 @@ pub(crate) struct Pipeline<'r, O: Outbox, P: Publisher> {
     pub(crate) look_up_backoff: outboxd_core::Backoff,
     pub(crate) held_calls: JoinSet<Result<HeldAnswer, OutboxError>>,
     pub(crate) held_at: Instant,
+    pub(crate) replay: Replaying,
     pub(crate) heard_at: Instant,
 }
 
@@ -197,6 +204,7 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
             look_up_backoff: outboxd_core::Backoff::new(config.backoff_min, config.backoff_max),
             held_calls: JoinSet::new(),
             held_at: now,
+            replay: Replaying::new(now),
             heard_at: now,
         }
     }
@@ -214,8 +222,9 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
         reading.abort_all();
         self.lasting.frame = self.window.next_number();
         let again = self.window.possible_duplicates();
-        if again.messages > 0 {
-            self.observer.observe(&Event::PossibleDuplicates { messages: again.messages });
+        let messages = again.messages + self.replay.unrecorded();
+        if messages > 0 {
+            self.observer.observe(&Event::PossibleDuplicates { messages });
         }
         (end, again)
     }
@@ -234,6 +243,8 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
             self.ask_for_cluster();
             self.feed();
             self.start_settle();
+            self.ask_for_replay();
+            self.record_replay();
             if let Some(end) = self.quieted().await {
                 return end;
             }
@@ -280,6 +291,11 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
                     match answer {
                         Ok(answer) => self.held_answered(answer),
                         Err(error) => return End::Lost(error),
+                    }
+                }
+                Some(answer) = self.replay.calls.join_next() => {
+                    if let Err(error) = self.replay_answered(answer) {
+                        return End::Lost(error);
                     }
                 }
                 () = tokio::time::sleep_until(settle_at.unwrap_or_else(Instant::now)), if settle_at.is_some() => {}
@@ -372,7 +388,7 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
             publisher: self.publisher.stats(),
         });
         let silent = self.is_silent(now);
-        if self.only_copies_are_out() {
+        if self.only_the_beside_is_out() {
             // A dead-letter topic that is silent is no outage, and an outage ends although it is.
             if silent || self.lasting.kafka_out_since.is_some() {
                 self.ask_for_silent_copies();
@@ -385,6 +401,7 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
             self.held_at = now;
         }
         self.give_overdue_copies_up();
+        self.give_overdue_replay_up();
         let again = self.lasting.topics.ask_again(now);
         self.look_up(&again);
         if self.look_up_at.is_some_and(|at| at <= now) {
@@ -410,6 +427,7 @@ impl<'r, O: Outbox, P: Publisher> Pipeline<'r, O, P> {
         self.heard_at = Instant::now();
         if let Some(since) = self.lasting.kafka_out_since.take() {
             self.copies.wait_anew(self.heard_at);
+            self.replay.wait_anew(self.heard_at);
             let lasted = self.heard_at.saturating_duration_since(since);
             tracing::info!(target: "outboxd::publish", lasted_s = lasted.as_secs_f64(), "kafka is available again");
             self.observer.observe(&Event::OutageEnded { side: Side::Kafka, lasted });

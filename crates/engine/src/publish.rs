@@ -48,7 +48,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             return;
         }
         let mut published = self.publish_copies();
-        while self.quiet.is_none() && !self.alone && !self.full && !self.copies.wait_alone() {
+        while self.quiet.is_none() && !self.alone && !self.full && !self.is_kept_waiting() {
             let Some(waiting) = self.feed.pop_front() else { break };
             match self.step(&waiting) {
                 Step::Published { alone } => {
@@ -73,9 +73,15 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                 }
             }
         }
+        published += self.feed_replay();
         if published > 0 {
             self.observer.observe(&Event::Enqueued { messages: published });
         }
+    }
+
+    /// A copy is to be published with nothing else in flight.
+    fn is_kept_waiting(&self) -> bool {
+        self.copies.wait_alone() || self.replay.waits_alone()
     }
 
     fn step(&mut self, waiting: &Waiting) -> Step {
@@ -307,7 +313,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                 }
                 TopicState::Writable(_) | TopicState::Held(_) => {
                     self.look_up_backoff.reset();
-                    if self.window.outstanding() == 0 || self.only_copies_are_out() {
+                    if self.window.outstanding() == 0 || self.only_the_beside_is_out() {
                         self.kafka_answers();
                     }
                 }

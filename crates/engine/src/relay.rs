@@ -57,6 +57,8 @@ impl<O: Outbox, P: Publisher> Relay<O, P> {
             page_read: Arc::default(),
             has_settled: false,
             stranded: Arc::default(),
+            replay_wanted: Arc::default(),
+            replay_slot: 0,
             tried: None,
         };
         Self { outbox: Arc::new(outbox), publisher, config, observer, lasting }

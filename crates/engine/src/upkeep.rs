@@ -10,6 +10,7 @@ use outboxd_core::{Routes, Seq};
 use uuid::Uuid;
 
 use crate::outbox::{OutboxError, Term};
+use crate::replays::ReplayState;
 
 /// What has not been delivered, from the table.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,6 +24,8 @@ pub struct Backlog {
     pub scheduled: u64,
     /// Held messages by state and reason, as the words of `HoldState` and `HoldReason`.
     pub held: Vec<(String, String, u64)>,
+    /// Replays that are running, paused or stopped.
+    pub replays: Vec<(ReplayState, u64)>,
 }
 
 /// What purge may delete in one small step.

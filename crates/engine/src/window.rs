@@ -258,6 +258,16 @@ impl Window {
         self.decide(token, Slot::Copying(false));
     }
 
+    /// A record that has no place here was handed to the client.
+    pub(crate) fn beside_published(&mut self) {
+        self.outstanding += 1;
+    }
+
+    /// There is a report about it.
+    pub(crate) fn beside_reported(&mut self) {
+        self.outstanding -= 1;
+    }
+
     /// The message is parked now, copied or not.
     pub(crate) fn copied(&mut self, token: Token, hold: Hold) {
         self.decide(token, Slot::Held { hold });

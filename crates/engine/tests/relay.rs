@@ -18,6 +18,9 @@ mod attempts;
 #[path = "relay/caution.rs"]
 mod caution;
 
+#[path = "relay/replay.rs"]
+mod replay;
+
 #[path = "relay/routes.rs"]
 mod routes;
 
@@ -42,6 +45,7 @@ struct Counts {
     dead_lettered: u32,
     dead_letter_failures: u32,
     partition_changes: u32,
+    replayed: u32,
 }
 
 impl Observe for Seen {
@@ -66,6 +70,7 @@ impl Observe for Seen {
             Event::DeadLettered => counts.dead_lettered += 1,
             Event::DeadLetterFailed => counts.dead_letter_failures += 1,
             Event::PartitionsChanged => counts.partition_changes += 1,
+            Event::Replayed { .. } => counts.replayed += 1,
             _ => {}
         }
     }

@@ -190,6 +190,10 @@ impl ClientContext for Connection {
                     tracing::info!(target: "outboxd::publish", facility, suppressed, "librdkafka: {line}");
                 }
             }
+            // A client that reads is given the settings of the one that publishes.
+            RDKafkaLogLevel::Warning if line.ends_with("will be ignored by this consumer instance") => {
+                tracing::debug!(target: "outboxd::publish", facility, "librdkafka: {line}");
+            }
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert
             | RDKafkaLogLevel::Critical

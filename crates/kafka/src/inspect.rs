@@ -191,7 +191,7 @@ fn unreachable(config: &KafkaConfig, connection: &Connection, error: &KafkaError
     )
 }
 
-async fn settings_of(
+pub(crate) async fn settings_of(
     config: &KafkaConfig,
     connection: Connection,
     topics: &[String],

@@ -26,6 +26,8 @@ pub mod inspect;
 
 pub mod reader;
 
+pub mod retention;
+
 pub mod mock;
 
 pub use config::{Compression, KafkaConfig};
@@ -35,3 +37,4 @@ pub use mock::{MockBroker, MockRefusal};
 pub use properties::{PropertyProblem, is_secret, validate};
 pub use publisher::{CreateError, KafkaPublisher};
 pub use reader::{Absence, AtPlace, Bounds, PlaceReader, ReadError, ReadRecord, RecordReader, Span};
+pub use retention::retention;

@@ -19,7 +19,8 @@ use crate::connection::Connection;
 use crate::fault::{fault_of, name_of};
 use crate::properties::creation_reason;
 
-pub use places::{Absence, AtPlace, Bounds, PlaceReader, Span};
+pub use outboxd_core::verify::Absence;
+pub use places::{AtPlace, Bounds, PlaceReader, Span};
 
 /// Why nothing can be read.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +84,14 @@ impl fmt::Debug for ReadRecord {
     }
 }
 
-/// Reads all partitions of some topics, each from its first record on, in the order of each partition.
+/// Where a reader begins.
+#[derive(Clone, Copy)]
+enum Begin {
+    Beginning,
+    End,
+}
+
+/// Reads all partitions of some topics, in the order of each partition.
 pub struct RecordReader {
     consumer: StreamConsumer<Connection>,
 }
@@ -94,13 +102,26 @@ impl RecordReader {
     /// # Errors
     /// [`ReadError`] if no broker answers within `look_up_within` or a topic cannot be read.
     pub async fn from_beginning(config: &KafkaConfig, topics: &[&str]) -> Result<Self, ReadError> {
+        Self::from(config, topics, Begin::Beginning).await
+    }
+
+    /// Starts behind the last records of these topics, which must exist: everything that is written after this has returned is
+    /// read.
+    ///
+    /// # Errors
+    /// As [`RecordReader::from_beginning`].
+    pub async fn from_end(config: &KafkaConfig, topics: &[&str]) -> Result<Self, ReadError> {
+        Self::from(config, topics, Begin::End).await
+    }
+
+    async fn from(config: &KafkaConfig, topics: &[&str], begin: Begin) -> Result<Self, ReadError> {
         let config = config.clone();
         let topics: Vec<String> = topics.iter().map(|topic| (*topic).to_owned()).collect();
-        let started = spawn_blocking(move || Self::start(&config, &topics)).await;
+        let started = spawn_blocking(move || Self::start(&config, &topics, begin)).await;
         started.map_err(|error| ReadError::Client(error.to_string()))?
     }
 
-    fn start(config: &KafkaConfig, topics: &[String]) -> Result<Self, ReadError> {
+    fn start(config: &KafkaConfig, topics: &[String], begin: Begin) -> Result<Self, ReadError> {
         let mut settings = config.reading();
         settings.set("fetch.wait.max.ms", "50");
         let consumer: StreamConsumer<Connection> = settings
@@ -109,8 +130,16 @@ impl RecordReader {
         let mut assigned = TopicPartitionList::new();
         for topic in topics {
             for partition in 0..partitions_of(&consumer, topic, config.look_up_within)? {
+                let offset = match begin {
+                    Begin::Beginning => Offset::Beginning,
+                    // As a number: the word would be looked up later, behind what was written meanwhile.
+                    Begin::End => consumer
+                        .fetch_watermarks(topic, partition, config.look_up_within)
+                        .map(|(_, end)| Offset::Offset(end))
+                        .map_err(|error| failed(topic, &error))?,
+                };
                 assigned
-                    .add_partition_offset(topic, partition, Offset::Beginning)
+                    .add_partition_offset(topic, partition, offset)
                     .map_err(|error| ReadError::Read(reason(&error)))?;
             }
         }

@@ -3,6 +3,10 @@
 
 mod held;
 
+mod verify;
+
+mod replay;
+
 mod trace;
 
 mod trace_indexes;
@@ -16,8 +20,10 @@ use outboxd_core::TopicPattern;
 use uuid::Uuid;
 
 pub(crate) use held::{EditArguments, Held, HeldBulk, Meant};
+pub(crate) use replay::{Replay, ReplayDecision, ReplayStart};
 pub(crate) use trace::{Asked, Trace};
 pub(crate) use trace_indexes::TraceIndexesArguments;
+pub(crate) use verify::Verify;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -35,7 +41,7 @@ Examples:
 Exit codes:
   0  done                     69  a dependency cannot be reached (never of `run`)
   64 wrong usage              70  a bug
-  78 configuration: something must be set right first
+  65 `verify` has findings    78  configuration: something must be set right first
   After a second SIGTERM or SIGINT `run` ends at once with 128 and the signal's number.
 
 Configuration: defaults < config/outboxd.toml or --config < OUTBOXD__SECTION__KEY < flags.
@@ -200,6 +206,18 @@ pub(crate) enum Command {
     #[command(after_help = REBASE_EXAMPLES)]
     Rebase(Rebase),
 
+    /// Prove delivery: read Kafka back, and compare each message with the record at the place that its receipt names
+    ///
+    /// Says what is lost, deleted before its time, different or doubled without a reason. Expired and compacted records are counted and
+    /// are no finding. Changes nothing, joins no consumer group; needs the reader's rights at the database and READ on the topics.
+    #[command(after_help = verify::EXAMPLES)]
+    Verify(Verify),
+    /// Publish dispatched messages again, on purpose
+    ///
+    /// The leader publishes them beside the live ones, in their order, with the header outbox-replay-id. Consumers that keep the ids of what
+    /// they have handled change nothing; --to-topic sends the copies elsewhere.
+    #[command(subcommand, after_help = replay::EXAMPLES)]
+    Replay(Replay),
     /// Look at messages that wait for their time (deliver_after), and take them back
     #[command(subcommand, after_help = SCHEDULED_EXAMPLES)]
     Scheduled(Scheduled),

@@ -12,9 +12,13 @@ mod migrate;
 
 mod rebase;
 
+mod replay;
+
 mod scheduled;
 
 mod status;
+
+mod verify;
 
 mod trace;
 
@@ -26,7 +30,9 @@ pub(crate) use healthcheck::healthcheck;
 pub(crate) use held::held;
 pub(crate) use migrate::{grants, migrate};
 pub(crate) use rebase::rebase;
+pub(crate) use replay::replay;
 pub(crate) use scheduled::scheduled;
 pub(crate) use status::status;
 pub(crate) use trace::{Tracer, query_of, trace};
 pub(crate) use trace_indexes::trace_indexes;
+pub(crate) use verify::verify;

@@ -17,6 +17,8 @@ mod opentelemetry;
 
 mod routes;
 
+mod proof;
+
 mod admin;
 
 mod reference;
@@ -36,6 +38,7 @@ pub(crate) use admin::AdminSection;
 pub(crate) use database_url::{Database, REDACTED};
 pub(crate) use keys::{KEYS, Key};
 pub(crate) use opentelemetry::{Export, Exporting};
+pub(crate) use proof::{CanarySection, ProofSection, VerifySection};
 pub(crate) use raw::{Origin, RawConfig, Sources};
 pub(crate) use reference::toml_file;
 
@@ -149,6 +152,8 @@ pub(crate) struct Config {
     pub(crate) lead_session: Duration,
     /// The loop.
     pub(crate) relay: RelayConfig,
+    /// What the leader proves while it relays.
+    pub(crate) proof: ProofSection,
     /// Where to serve HTTP.
     pub(crate) listen: SocketAddr,
     /// The admin listener; `None` if it is off.
@@ -227,12 +232,14 @@ impl Config {
             ..RelayConfig::default()
         };
         let instance = check.text("relay.instance", instance_is_legal).unwrap_or_else(default_instance);
+        let proof = proof::of(&mut check, &relay.routes);
         let mut config = Self {
             database: check.database(needs.database, &raw.driver_variables),
             schema: check.parsed("database.schema", |text| text.parse().ok()).unwrap_or_default(),
             kafka: check.kafka(&raw.properties, needs.kafka, &instance, &relay),
             instance,
             lead_session: check.millis("relay.lead_session_ms"),
+            proof,
             relay,
             listen: check.address("http.listen"),
             admin: check.admin(needs),

@@ -19,9 +19,10 @@ pub(crate) enum Stage {
     Settling,
     Settled,
     DeadLettered,
+    Replayed,
 }
 
-const STAGES: [(&str, Stage); 7] = [
+const STAGES: [(&str, Stage); 8] = [
     ("read", Stage::Read),
     ("durable", Stage::Durable),
     ("enqueued", Stage::Enqueued),
@@ -29,6 +30,7 @@ const STAGES: [(&str, Stage); 7] = [
     ("settling", Stage::Settling),
     ("settled", Stage::Settled),
     ("dead_lettered", Stage::DeadLettered),
+    ("replayed", Stage::Replayed),
 ];
 
 /// Aborts the process. No destructor runs, as with `kill -9`.
@@ -61,6 +63,7 @@ impl Failpoint {
             Event::Settling => Some(Stage::Settling),
             Event::Settled { .. } => Some(Stage::Settled),
             Event::DeadLettered => Some(Stage::DeadLettered),
+            Event::Replayed { .. } => Some(Stage::Replayed),
             Event::Heartbeat
             | Event::StandingBy
             | Event::Leading { .. }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use outboxd_engine::{OperateError, OutboxError, RelayError};
+use outboxd_engine::{OperateError, OutboxError, RelayError, ReplayError};
 
 use crate::config::Problems;
 
@@ -18,6 +18,7 @@ pub(crate) struct Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Usage = 64,
+    Data = 65,
     Unavailable = 69,
     Software = 70,
     Config = 78,
@@ -27,6 +28,11 @@ impl Failure {
     /// Something was asked for that cannot be.
     pub(crate) fn usage(cause: impl Into<anyhow::Error>) -> Self {
         Self { kind: Kind::Usage, cause: cause.into() }
+    }
+
+    /// What was looked at is not as it should be.
+    pub(crate) fn found(cause: impl Into<anyhow::Error>) -> Self {
+        Self { kind: Kind::Data, cause: cause.into() }
     }
 
     /// A dependency cannot be reached.
@@ -98,6 +104,15 @@ impl From<OperateError> for Failure {
             | OperateError::SeveralHeld { .. }
             | OperateError::Behind { .. }
             | OperateError::Edit { .. } => Self::usage(error),
+        }
+    }
+}
+
+impl From<ReplayError> for Failure {
+    fn from(error: ReplayError) -> Self {
+        match error {
+            ReplayError::Outbox(error) => error.into(),
+            ReplayError::NoSuch(_) | ReplayError::Impossible { .. } => Self::usage(error),
         }
     }
 }

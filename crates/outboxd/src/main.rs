@@ -29,6 +29,10 @@ mod admin;
 
 mod adapters;
 
+mod verify;
+
+mod canary;
+
 mod run;
 
 mod commands;
@@ -99,6 +103,14 @@ fn obey(global: &Global, command: Command) -> Result<ExitCode, Failure> {
         Command::Rebase(asked) => {
             let config = load(None, Needs::DATABASE)?;
             wait(commands::rebase(Adapter::of(&config)?, asked))?;
+        }
+        Command::Verify(asked) => {
+            let config = load(None, Needs::BOTH)?;
+            wait(commands::verify(Adapter::of(&config)?, &config.kafka, asked))?;
+        }
+        Command::Replay(asked) => {
+            let config = load(None, Needs::DATABASE)?;
+            wait(commands::replay(Adapter::of(&config)?, asked))?;
         }
         Command::Scheduled(asked) => {
             let config = load(None, Needs::DATABASE)?;

@@ -8,23 +8,28 @@ mod declared;
 
 mod delivery;
 
+mod proof;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder as _};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use outboxd_core::HoldReason;
-use outboxd_engine::{Backlog, Event, Observe, Outcome, PublisherStats, Side};
+use outboxd_engine::{Backlog, Event, Observe, Outcome, PublisherStats, ReplayState, Side};
 use tokio::time::Instant;
 
 use crate::spans::SpanCounts;
 use crate::telemetry::DroppedLines;
+use crate::verify::Report;
 pub(crate) use declared::METRICS;
 #[cfg(test)]
 pub(crate) use declared::markdown_table;
 use declared::{Kind, Metric};
 use delivery::Delivery;
+use proof::Proof;
 
 /// Topics that get a label of their own; all others share `other`.
 const TOPICS_MAX: usize = 100;
@@ -34,6 +39,7 @@ const METADATA: Metadata<'_> = Metadata::new("outboxd", Level::INFO, None);
 /// The metrics of one relay.
 pub(crate) struct Metrics {
     handles: Handles,
+    proof: Proof,
     topics: Mutex<HashMap<String, Counter>>,
     delivery: Mutex<Delivery>,
     recorder: PrometheusRecorder,
@@ -83,6 +89,8 @@ struct Handles {
     dead_lettered: Counter,
     dead_letter_failures: Counter,
     partition_changes: Counter,
+    replayed: Counter,
+    replays_open: Vec<(ReplayState, Gauge)>,
     possible_duplicates: Counter,
     outages: [Counter; 2],
     outage_now: [Gauge; 2],
@@ -126,10 +134,12 @@ impl Metrics {
         let info = recorder.register_gauge(&Key::from_parts("outboxd_build_info", info), &METADATA);
         info.set(1.0);
         let handles = Handles::register(&recorder);
+        let proof = Proof::register(&recorder);
         let prometheus = recorder.handle();
         let delivery = Mutex::new(Delivery::new(Instant::now()));
         let spans = SpanCounts::default();
-        Ok(Self { handles, topics: Mutex::default(), delivery, recorder, prometheus, dropped_lines, spans })
+        let topics = Mutex::default();
+        Ok(Self { handles, proof, topics, delivery, recorder, prometheus, dropped_lines, spans })
     }
 
     /// Where spans are counted.
@@ -149,11 +159,37 @@ impl Metrics {
         self.handles.oldest_age.set(oldest.as_secs_f64());
         self.handles.measured_age.set(measured.as_secs_f64());
         self.handles.heartbeat_age.set(heartbeat.as_secs_f64());
+        self.proof.now();
         self.handles.dropped_lines.absolute(self.dropped_lines.get());
         self.handles.spans_exported.absolute(self.spans.exported());
         self.handles.spans_queue_full.absolute(self.spans.queue_full());
         self.handles.spans_export_failed.absolute(self.spans.export_failed());
         self.prometheus.render()
+    }
+
+    /// Whether this relay verifies continuously now.
+    pub(crate) fn verifying(&self, does: bool) {
+        self.proof.verifying(does);
+    }
+
+    /// What a turn of the continuous verify found.
+    pub(crate) fn verified(&self, report: &Report) {
+        self.proof.verified(report);
+    }
+
+    /// Whether this relay sends canaries now.
+    pub(crate) fn sending_canaries(&self, does: bool) {
+        self.proof.sending_canaries(does);
+    }
+
+    /// A canary was consumed so long after it was emitted.
+    pub(crate) fn canary_seen(&self, after: Duration) {
+        self.proof.canary_seen(after);
+    }
+
+    /// A canary was not emitted, or not seen in time.
+    pub(crate) fn canary_failed(&self) {
+        self.proof.canary_failed();
     }
 
     /// Empties the histograms' buffers; to be called about once a second.
@@ -182,6 +218,10 @@ impl Metrics {
         self.delivery().measured(Instant::now(), backlog);
         self.handles.backlog.set(to_f64(backlog.messages));
         self.handles.scheduled_now.set(to_f64(backlog.scheduled));
+        for (state, gauge) in &self.handles.replays_open {
+            let open = backlog.replays.iter().find(|(its, _)| its == state);
+            gauge.set(to_f64(open.map_or(0, |(_, replays)| *replays)));
+        }
         let (mut held, mut parked) = (HashMap::new(), HashMap::new());
         for (state, reason, messages) in &backlog.held {
             let by_reason = if state == "parked" { &mut parked } else { &mut held };
@@ -250,6 +290,10 @@ impl Observe for Metrics {
             Event::Skipped => handles.skipped.increment(1),
             Event::DeadLettered => handles.dead_lettered.increment(1),
             Event::DeadLetterFailed => handles.dead_letter_failures.increment(1),
+            Event::Replayed { topic } => {
+                handles.replayed.increment(1);
+                self.acknowledged(topic);
+            }
             Event::PartitionsChanged => handles.partition_changes.increment(1),
             Event::Released { messages } => handles.released.increment(messages as u64),
             Event::Settling => {}
@@ -335,6 +379,14 @@ impl Handles {
             dead_lettered: counter("outboxd_dead_lettered_total"),
             dead_letter_failures: counter("outboxd_dead_letter_failures_total"),
             partition_changes: counter("outboxd_partition_changes_total"),
+            replayed: counter("outboxd_replayed_total"),
+            replays_open: ReplayState::ALL
+                .into_iter()
+                .filter(|state| state.is_open())
+                .map(|state| {
+                    (state, self::gauge(recorder, "outboxd_replays_open", &[("state", state.as_str())]))
+                })
+                .collect(),
             possible_duplicates: counter("outboxd_possible_duplicates_total"),
             outages: by_side("outboxd_outages_total"),
             outage_now: [Side::Database, Side::Kafka]

@@ -1,6 +1,6 @@
 //! `run`: the relay and what belongs to it.
 //!
-//! Every task is owned here: the relay itself, the HTTP servers, the upkeep of the metrics. The first to end decides: the
+//! Every task is owned here: the relay itself, the HTTP servers, the proofs, the upkeep of the metrics. The first to end decides: the
 //! relay ends when it was drained or refused, the others only by an error. An outage ends nothing.
 
 use std::future::Future;
@@ -10,16 +10,17 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use outboxd_engine::{Outbox, Publisher, Relay, RelayConfig};
-use outboxd_kafka::KafkaPublisher;
-use outboxd_postgres::PostgresOutbox;
-use outboxd_sqlite::SqliteOutbox;
+use outboxd_kafka::{KafkaConfig, KafkaPublisher};
+use outboxd_postgres::{PostgresOperator, PostgresOutbox};
+use outboxd_sqlite::{SqliteOperator, SqliteOutbox};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::adapters::Adapter;
 use crate::admin;
-use crate::config::{Config, Database, Export};
+use crate::canary::send_canaries;
+use crate::config::{Config, Database, Export, ProofSection};
 use crate::failure::Failure;
 use crate::http;
 use crate::metrics::Metrics;
@@ -27,6 +28,7 @@ use crate::observers::Observers;
 use crate::spans::Spans;
 use crate::standing::Standing;
 use crate::telemetry::Telemetry;
+use crate::verify::verify_continuously;
 
 /// How often the metrics' buffers are emptied.
 const UPKEEP_EVERY: Duration = Duration::from_secs(1);
@@ -47,6 +49,7 @@ pub(crate) async fn run(config: Config, telemetry: &Telemetry) -> Result<ExitCod
         }
         None => None,
     };
+    let kafka = config.kafka.clone();
     let publisher = KafkaPublisher::new(config.kafka).map_err(Failure::config)?;
     #[cfg(feature = "failpoints")]
     let publisher = crate::failpoint::Guarded::new(publisher, config.failpoint.as_ref());
@@ -68,6 +71,7 @@ pub(crate) async fn run(config: Config, telemetry: &Telemetry) -> Result<ExitCod
     let grace = config.relay.grace;
     let drain = CancellationToken::new();
     let stop = CancellationToken::new();
+    let proofs = proofs(&adapter, &kafka, config.proof, &standing, &metrics);
     let relay = relay(adapter, publisher, config.relay, observers, drain.clone());
     let mut servers = tokio::task::JoinSet::from_iter([http::serve(
         listener,
@@ -77,7 +81,8 @@ pub(crate) async fn run(config: Config, telemetry: &Telemetry) -> Result<ExitCod
     if let Some((listener, section, desk)) = admin {
         servers.spawn(admin::serve(listener, section, desk, stop.clone()));
     }
-    attend(relay, servers, Attendance { signals, metrics, standing, spans, grace, drain, stop }).await
+    let attendance = Attendance { signals, metrics, standing, spans, grace, drain, stop, proofs };
+    attend(relay, servers, attendance).await
 }
 
 /// Spans, if somebody wants them. Whatever is wrong with that, the relay relays.
@@ -95,6 +100,44 @@ fn spans(export: &Export, instance: &str, metrics: &Metrics) -> Option<Arc<Spans
     };
     tracing::warn!(target: "outboxd::spans", why, "spans are not exported");
     None
+}
+
+/// What the leader proves while it relays. Nothing of it runs unless it is configured.
+fn proofs(
+    adapter: &Adapter,
+    kafka: &KafkaConfig,
+    proof: ProofSection,
+    standing: &Arc<Standing>,
+    metrics: &Arc<Metrics>,
+) -> tokio::task::JoinSet<anyhow::Result<()>> {
+    let mut proofs = tokio::task::JoinSet::new();
+    if let Some(section) = proof.verify {
+        let (kafka, standing, metrics) = (kafka.clone(), Arc::clone(standing), Arc::clone(metrics));
+        match adapter {
+            Adapter::Postgres(config) => {
+                let outbox = PostgresOperator::new((**config).clone());
+                proofs.spawn(verify_continuously(outbox, kafka, section, standing, metrics))
+            }
+            Adapter::Sqlite(config) => {
+                let outbox = SqliteOperator::new(config.clone());
+                proofs.spawn(verify_continuously(outbox, kafka, section, standing, metrics))
+            }
+        };
+    }
+    if let Some(section) = proof.canary {
+        let (kafka, standing, metrics) = (kafka.clone(), Arc::clone(standing), Arc::clone(metrics));
+        match adapter {
+            Adapter::Postgres(config) => {
+                let outbox = PostgresOperator::new((**config).clone());
+                proofs.spawn(send_canaries(outbox, kafka, section, standing, metrics))
+            }
+            Adapter::Sqlite(config) => {
+                let outbox = SqliteOperator::new(config.clone());
+                proofs.spawn(send_canaries(outbox, kafka, section, standing, metrics))
+            }
+        };
+    }
+    proofs
 }
 
 /// The relay over whichever database it is.
@@ -137,6 +180,7 @@ struct Attendance {
     grace: Duration,
     drain: CancellationToken,
     stop: CancellationToken,
+    proofs: tokio::task::JoinSet<anyhow::Result<()>>,
 }
 
 /// Waits for the first end: of the relay, of an attendant, or by a second signal.
@@ -145,7 +189,7 @@ async fn attend(
     mut servers: tokio::task::JoinSet<std::io::Result<()>>,
     attendance: Attendance,
 ) -> Result<ExitCode, Failure> {
-    let Attendance { mut signals, metrics, standing, spans, grace, drain, stop } = attendance;
+    let Attendance { mut signals, metrics, standing, spans, grace, drain, stop, mut proofs } = attendance;
     let mut drains_since = None;
     let mut relay = tokio::task::JoinSet::from_iter([relay]);
     let mut upkeep = tokio::time::interval(UPKEEP_EVERY);
@@ -161,6 +205,14 @@ async fn attend(
                     Err(error) => error.into(),
                 };
                 break Err(Failure::bug(error.context("serve http")));
+            }
+            Some(ended) = proofs.join_next() => {
+                let error = match ended {
+                    Ok(Ok(())) => anyhow!("it ended by itself"),
+                    Ok(Err(error)) => error,
+                    Err(error) => error.into(),
+                };
+                break Err(Failure::bug(error.context("prove deliveries")));
             }
             name = signals.next() => {
                 if drain.is_cancelled() {

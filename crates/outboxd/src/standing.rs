@@ -136,6 +136,11 @@ impl Standing {
         self.state().take_role(Role::Draining);
     }
 
+    /// Whether this relay leads.
+    pub(crate) fn is_leading(&self) -> bool {
+        self.state().role == Role::Leading
+    }
+
     /// Whether the loop moves.
     pub(crate) fn alive(&self) -> Probe {
         self.alive_at(Instant::now())
@@ -288,6 +293,7 @@ impl Observe for Standing {
             | Event::PageDurable { .. }
             | Event::Enqueued { .. }
             | Event::Acknowledged { .. }
+            | Event::Replayed { .. }
             | Event::Attempt { .. }
             | Event::Scheduled
             | Event::Held { .. }

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use outboxd_engine::{Backlog, OutboxError};
+use outboxd_engine::{Backlog, OutboxError, ReplayState};
 use sqlx::{Row, SqlStr};
 
 use crate::held::WALKED_MAX;
+use crate::operate::word;
 use crate::outbox::PostgresOutbox;
 use crate::session::Session;
 
@@ -25,14 +26,33 @@ impl PostgresOutbox {
         let scheduled: i64 = call.value(row.try_get("scheduled"))?;
         call.done();
         let held = held_by_reason(session, &self.sql.backlog_held).await?;
+        let replays = open_replays(session, &self.sql.backlog_replays).await?;
         let oldest_age_us = u64::try_from(oldest_age_us.unwrap_or(0)).unwrap_or(0);
         Ok(Backlog {
             messages: u64::try_from(messages).unwrap_or(0),
             oldest_age: Duration::from_micros(oldest_age_us),
             scheduled: u64::try_from(scheduled).unwrap_or(0),
             held,
+            replays,
         })
     }
+}
+
+/// How many replays are open, by state.
+pub(crate) async fn open_replays(
+    session: &Session,
+    backlog_replays: &SqlStr,
+) -> Result<Vec<(ReplayState, u64)>, OutboxError> {
+    let mut call = session.call("count replays").await?;
+    let rows = call.rows(sqlx::query(backlog_replays.clone())).await?;
+    let mut replays = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let state = call.value(word(row, "state", ReplayState::parse))?;
+        let count: i64 = call.value(row.try_get("replays"))?;
+        replays.push((state, u64::try_from(count).unwrap_or(0)));
+    }
+    call.done();
+    Ok(replays)
 }
 
 /// How many messages are held, by state and reason, page by page: there may be millions.

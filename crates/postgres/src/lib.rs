@@ -31,6 +31,8 @@ mod purge;
 
 mod sweep;
 
+mod replay;
+
 #[doc(hidden)]
 pub mod sql;
 

@@ -10,6 +10,8 @@ mod held;
 
 mod rebase;
 
+mod replay;
+
 mod receipts;
 
 mod edit;
@@ -17,6 +19,8 @@ mod edit;
 mod scheduled;
 
 mod status;
+
+mod verify;
 
 mod trace;
 
@@ -29,6 +33,8 @@ use outboxd_engine::{
     ScheduledMessage,
 };
 use uuid::Uuid;
+
+pub(crate) use held::word;
 
 use crate::session::{PostgresConfig, Purpose, Session};
 

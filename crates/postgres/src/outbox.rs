@@ -9,7 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use outboxd_core::{Cursor, Routes, Seq};
 use outboxd_engine::{
     Backlog, DurabilityMark, HeldSignal, Outbox, OutboxError, PageLimit, PurgeLimit, Purged, ReadPage,
-    Release, ReleaseQuery, Rewound, Settlement, Start, Swept, Term, Upkeep,
+    Release, ReleaseQuery, ReplayChunk, ReplayProgress, ReplayQuery, ReplayState, Replays, Rewound,
+    Settlement, Start, Swept, Term, Upkeep,
 };
 
 use crate::held::HeldMemory;
@@ -165,6 +166,16 @@ impl Outbox for PostgresOutbox {
     async fn step_down(&self) {
         self.end_term().await;
         self.close().await;
+    }
+}
+
+impl Replays for PostgresOutbox {
+    async fn replay_chunk(&self, query: &ReplayQuery) -> Result<Option<ReplayChunk>, OutboxError> {
+        self.read_replay(query).await
+    }
+
+    async fn replay_progress(&self, progress: &ReplayProgress) -> Result<Option<ReplayState>, OutboxError> {
+        self.write_replay(progress).await
     }
 }
 

@@ -13,7 +13,7 @@ pub fn reading_settings(config: &PostgresConfig) -> Vec<(&'static str, String)> 
     Purpose::Read.settings(config)
 }
 
-/// The statements of [`crate::PostgresOutbox`].
+/// The statements of [`crate::PostgresOutbox`], and those that an operator's proof runs often.
 #[expect(missing_docs, reason = "each is documented at the head of its file")]
 #[derive(Clone, Debug)]
 pub struct Statements {
@@ -48,6 +48,12 @@ pub struct Statements {
     pub sweep_move: SqlStr,
     pub purge_cancelled: SqlStr,
     pub purge_history: SqlStr,
+    pub operate_receipts: SqlStr,
+    pub verify_next: SqlStr,
+    pub verify_at: SqlStr,
+    pub replay_chunk: SqlStr,
+    pub replay_progress: SqlStr,
+    pub backlog_replays: SqlStr,
 }
 
 impl Statements {
@@ -86,6 +92,12 @@ impl Statements {
             sweep_move: render(include_str!("sql/sweep_move.sql"), schema),
             purge_cancelled: render(include_str!("sql/purge_cancelled.sql"), schema),
             purge_history: render(include_str!("sql/purge_history.sql"), schema),
+            operate_receipts: render(include_str!("sql/operate_receipts.sql"), schema),
+            verify_next: render(include_str!("sql/verify_next.sql"), schema),
+            verify_at: render(include_str!("sql/verify_at.sql"), schema),
+            replay_chunk: render(include_str!("sql/replay_chunk.sql"), schema),
+            replay_progress: render(include_str!("sql/replay_progress.sql"), schema),
+            backlog_replays: render(include_str!("sql/backlog_replays.sql"), schema),
         }
     }
 }

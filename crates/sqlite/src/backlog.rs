@@ -7,6 +7,7 @@ use sqlx::{Connection, Row, SqliteConnection};
 use tokio::time::timeout;
 
 use crate::outbox::SqliteOutbox;
+use crate::replay::state_of;
 use crate::session::Failure;
 
 /// Counted one by one up to here.
@@ -27,6 +28,7 @@ pub(crate) async fn backlog(connection: &mut SqliteConnection) -> Result<Backlog
     let row =
         sqlx::query(include_str!("sql/backlog.sql")).bind(EXACT_MAX).fetch_one(&mut *transaction).await?;
     let held = sqlx::query(include_str!("sql/backlog_held.sql")).fetch_all(&mut *transaction).await?;
+    let replays = sqlx::query(include_str!("sql/backlog_replays.sql")).fetch_all(&mut *transaction).await?;
     transaction.commit().await?;
     let held = held
         .iter()
@@ -37,6 +39,10 @@ pub(crate) async fn backlog(connection: &mut SqliteConnection) -> Result<Backlog
         oldest_age: Duration::try_from_secs_f64(row.try_get("oldest_seconds")?).unwrap_or(Duration::ZERO),
         scheduled: count(row.try_get("scheduled")?),
         held,
+        replays: replays
+            .iter()
+            .map(|row| Ok((state_of(row)?, count(row.try_get("replays")?))))
+            .collect::<Result<_, sqlx::Error>>()?,
     })
 }
 

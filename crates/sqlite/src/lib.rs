@@ -47,6 +47,8 @@ mod purge;
 
 mod sweep;
 
+mod replay;
+
 mod operator;
 
 mod rebase;
@@ -54,6 +56,8 @@ mod rebase;
 mod receipts;
 
 mod edit;
+
+mod verify;
 
 mod check;
 

@@ -224,6 +224,7 @@ async fn status(connection: &mut SqliteConnection) -> Result<OutboxStatus, Failu
         oldest_age_seconds: 0.0,
         scheduled_messages: 0,
         held: Vec::new(),
+        replays: Vec::new(),
     };
     Ok(status.with_backlog(backlog))
 }
@@ -263,7 +264,7 @@ fn filtered<'a>(sql: &'static str, filter: &HeldFilter) -> Statement<'a> {
         .bind(filter.younger_than.map(|age| age.as_secs_f64()))
 }
 
-fn limit(messages: u32) -> i64 {
+pub(crate) fn limit(messages: u32) -> i64 {
     if messages == 0 { -1 } else { i64::from(messages) }
 }
 
@@ -448,7 +449,7 @@ fn held_message(row: &SqliteRow) -> Result<HeldMessage, sqlx::Error> {
 /// A word of a later version.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is not a word that this version knows")]
-struct UnknownWord(String);
+pub(crate) struct UnknownWord(pub(crate) String);
 
 pub(crate) fn undecodable(
     column: &str,
@@ -457,7 +458,7 @@ pub(crate) fn undecodable(
     sqlx::Error::ColumnDecode { index: column.to_owned(), source: Box::new(source) }
 }
 
-fn required(row: &SqliteRow, column: &str) -> Result<time::OffsetDateTime, sqlx::Error> {
+pub(crate) fn required(row: &SqliteRow, column: &str) -> Result<time::OffsetDateTime, sqlx::Error> {
     timestamp(row, column)?.ok_or_else(|| undecodable(column, sqlx::error::UnexpectedNullError))
 }
 

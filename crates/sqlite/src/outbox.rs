@@ -5,7 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use outboxd_core::{Cursor, Routes};
 use outboxd_engine::{
     Backlog, DurabilityMark, HeldSignal, Outbox, OutboxError, PageLimit, PurgeLimit, Purged, ReadPage,
-    Release, ReleaseQuery, Rewound, Settlement, Start, Swept, Term, Upkeep,
+    Release, ReleaseQuery, ReplayChunk, ReplayProgress, ReplayQuery, ReplayState, Replays, Rewound,
+    Settlement, Start, Swept, Term, Upkeep,
 };
 use uuid::Uuid;
 
@@ -99,6 +100,16 @@ impl Outbox for SqliteOutbox {
 
     async fn step_down(&self) {
         self.give_back_lead().await;
+    }
+}
+
+impl Replays for SqliteOutbox {
+    async fn replay_chunk(&self, query: &ReplayQuery) -> Result<Option<ReplayChunk>, OutboxError> {
+        self.read_replay(query).await
+    }
+
+    async fn replay_progress(&self, progress: &ReplayProgress) -> Result<Option<ReplayState>, OutboxError> {
+        self.write_replay(progress).await
     }
 }
 

@@ -53,6 +53,7 @@ async fn rebased(connection: &mut SqliteConnection, action: &AuditedAction) -> R
         .execute(&mut *transaction)
         .await?;
     sqlx::query(include_str!("sql/rebase_sweep.sql")).execute(&mut *transaction).await?;
+    sqlx::query(include_str!("sql/rebase_replays.sql")).bind(&action.who).execute(&mut *transaction).await?;
     if let Some(to) = plan.sequence_to {
         sqlx::query(include_str!("sql/rebase_sequence_forget.sql")).execute(&mut *transaction).await?;
         sqlx::query(include_str!("sql/rebase_sequence.sql")).bind(to).execute(&mut *transaction).await?;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outboxd_core::receipts;
+use outboxd_core::record::REPLAY_HEADER;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
@@ -45,6 +46,8 @@ pub struct Truth {
     pub discarded: BTreeSet<i64>,
     /// Places that receipts name: `seq`, topic, partition, offset.
     pub receipts: Vec<(i64, String, i32, i64)>,
+    /// (`seq`, topic, partition, offset) of every receipt of a copy that a replay made.
+    pub replay_receipts: Vec<(i64, String, i32, i64)>,
     /// `seq` of those that name a time: they have no order.
     pub scheduled: BTreeSet<i64>,
     /// `seq` of those that the cursor has not dealt with.
@@ -71,6 +74,21 @@ pub struct Copied {
 impl Copied {
     fn id(&self) -> Option<Uuid> {
         Uuid::parse_str(std::str::from_utf8(self.headers.get("id")?.as_ref()?).ok()?).ok()
+    }
+
+    /// The replay that made it.
+    fn replay(&self) -> Option<&Bytes> {
+        self.headers.get(REPLAY_HEADER)?.as_ref()
+    }
+
+    /// Whether both have the same headers, but for what says that one was made by a replay.
+    fn has_headers_of(&self, other: &Self) -> bool {
+        let own = |copy: &Self| {
+            let mut headers = copy.headers.clone();
+            headers.remove(REPLAY_HEADER);
+            headers
+        };
+        own(self) == own(other)
     }
 
     fn place(&self) -> (String, i32, i64) {
@@ -103,8 +121,10 @@ pub struct Account {
     pub committed: u64,
     /// Records in the topics, every copy counted.
     pub records: u64,
-    /// Copies after the first of a message.
+    /// Copies after the first of a message, but for those that a replay made.
     pub duplicates: u64,
+    /// Copies that a replay made.
+    pub replayed: u64,
     /// Committed intents that are held and not in a topic.
     pub held: u64,
     /// Committed intents that an operator gave up.
@@ -160,7 +180,7 @@ impl Account {
     pub fn assert_all_published(&self, duplicates_max: u64) {
         self.assert_clean(duplicates_max);
         assert!(self.held == 0 && self.discarded == 0, "nothing set aside, but {self}");
-        assert_eq!(self.records, self.committed + self.duplicates, "{self}");
+        assert_eq!(self.records, self.committed + self.duplicates + self.replayed, "{self}");
     }
 }
 
@@ -168,8 +188,8 @@ impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "committed {}, records {}, duplicates {}, held {}, discarded {}",
-            self.committed, self.records, self.duplicates, self.held, self.discarded
+            "committed {}, records {}, duplicates {}, replayed {}, held {}, discarded {}",
+            self.committed, self.records, self.duplicates, self.replayed, self.held, self.discarded
         )?;
         for (name, problem) in self.problems().into_iter().filter(|(_, problem)| problem.count > 0) {
             write!(f, "\n{name} {}:", problem.count)?;
@@ -185,21 +205,28 @@ pub fn compare(truth: &Truth, copies: &[Copied]) -> Account {
     let mut account =
         Account { committed: truth.intents.len() as u64, records: copies.len() as u64, ..Account::default() };
     let by_id: HashMap<Uuid, &Intent> = truth.intents.iter().map(|intent| (intent.id, intent)).collect();
-    let firsts = first_copies(&by_id, copies, &mut account);
+    let (firsts, replayed) = first_copies(&by_id, copies, &mut account);
     check_presence(truth, &firsts, &mut account);
     check_order(truth, &by_id, copies, &firsts, &mut account);
+    for (replay, again) in &replayed {
+        check_order(truth, &by_id, copies, again, &mut account);
+        check_replayed(copies, (replay, again), &firsts, &mut account);
+    }
     check_receipts(truth, copies, &firsts, &mut account);
     check_numbers(truth, &mut account);
     account
 }
 
 /// The first copy of each message, as an index into `copies`.
+type Firsts = HashMap<Uuid, usize>;
+
+/// The first copies, and those that each replay made.
 fn first_copies(
     by_id: &HashMap<Uuid, &Intent>,
     copies: &[Copied],
     account: &mut Account,
-) -> HashMap<Uuid, usize> {
-    let mut firsts: HashMap<Uuid, usize> = HashMap::new();
+) -> (Firsts, BTreeMap<Bytes, Firsts>) {
+    let (mut firsts, mut replayed) = (Firsts::new(), BTreeMap::<Bytes, Firsts>::new());
     for (index, copy) in copies.iter().enumerate() {
         let Some(intent) = copy.id().and_then(|id| by_id.get(&id)) else {
             account.phantoms.add(|| format!("{:?} id {:?}", copy.place(), copy.id()));
@@ -210,6 +237,11 @@ fn first_copies(
             && copy.payload.as_deref() == intent.payload.as_deref();
         if !as_written {
             account.divergent.add(|| format!("seq {} at {:?} is not as written", intent.seq, copy.place()));
+        }
+        if let Some(replay) = copy.replay() {
+            account.replayed += 1;
+            replayed.entry(replay.clone()).or_default().entry(intent.id).or_insert(index);
+            continue;
         }
         let Some(first) = firsts.get(&intent.id).map(|first| &copies[*first]) else {
             firsts.insert(intent.id, index);
@@ -222,10 +254,34 @@ fn first_copies(
                 .add(|| format!("seq {}: headers at {:?} and {:?}", intent.seq, first.place(), copy.place()));
         }
     }
-    firsts
+    (firsts, replayed)
 }
 
-fn check_presence(truth: &Truth, firsts: &HashMap<Uuid, usize>, account: &mut Account) {
+/// A replay repeats: each of its copies comes after the first of its message, and is the same but for one header.
+fn check_replayed(
+    copies: &[Copied],
+    (replay, again): (&Bytes, &Firsts),
+    firsts: &Firsts,
+    account: &mut Account,
+) {
+    for (id, index) in again {
+        let copy = &copies[*index];
+        let Some(first) = firsts.get(id).map(|first| &copies[*first]) else {
+            account.inversions.add(|| format!("{id} at {:?} by replay {replay:?} alone", copy.place()));
+            continue;
+        };
+        if first.partition == copy.partition && first.offset > copy.offset {
+            account
+                .inversions
+                .add(|| format!("{id} at {:?} by a replay before its first copy", copy.place()));
+        }
+        if !first.has_headers_of(copy) {
+            account.divergent.add(|| format!("{id}: headers at {:?} and {:?}", first.place(), copy.place()));
+        }
+    }
+}
+
+fn check_presence(truth: &Truth, firsts: &Firsts, account: &mut Account) {
     for intent in truth.intents.iter().filter(|intent| !firsts.contains_key(&intent.id)) {
         if truth.held.contains(&intent.seq) {
             account.held += 1;
@@ -243,7 +299,7 @@ fn check_order(
     truth: &Truth,
     by_id: &HashMap<Uuid, &Intent>,
     copies: &[Copied],
-    firsts: &HashMap<Uuid, usize>,
+    firsts: &Firsts,
     account: &mut Account,
 ) {
     let mut order: Vec<(&Copied, &Intent)> =
@@ -268,17 +324,20 @@ fn check_order(
     }
 }
 
-fn check_receipts(truth: &Truth, copies: &[Copied], firsts: &HashMap<Uuid, usize>, account: &mut Account) {
+fn check_receipts(truth: &Truth, copies: &[Copied], firsts: &Firsts, account: &mut Account) {
     let at: HashMap<(String, i32, i64), Option<Uuid>> =
         copies.iter().map(|copy| (copy.place(), copy.id())).collect();
     let by_seq: HashMap<i64, Uuid> = truth.intents.iter().map(|intent| (intent.seq, intent.id)).collect();
     let mut settled = HashSet::new();
-    for (seq, topic, partition, offset) in &truth.receipts {
+    let by_replays = truth.replay_receipts.iter().map(|receipt| (receipt, true));
+    for ((seq, topic, partition, offset), by_replay) in
+        truth.receipts.iter().map(|receipt| (receipt, false)).chain(by_replays)
+    {
         let found = at.get(&(topic.clone(), *partition, *offset)).copied().flatten();
         if found.is_none() || found != by_seq.get(seq).copied() {
             account.stale_receipts.add(|| format!("seq {seq} is not at {topic}/{partition}/{offset}"));
         }
-        if !settled.insert(*seq) {
+        if !by_replay && !settled.insert(*seq) {
             account
                 .settled_twice
                 .add(|| format!("seq {seq}, the second time at {topic}/{partition}/{offset}"));
@@ -351,21 +410,23 @@ pub async fn truth(connection: &mut PgConnection) -> Truth {
     let given_up = "select seq from outbox.held_action where kind in ('discard', 'cancel')";
     let discarded = seqs(connection, given_up).await;
     let scheduled = seqs(connection, "select seq from outbox.message where deliver_after is not null").await;
-    let packed: Vec<Vec<u8>> = sqlx::query_scalar("select receipts from outbox.receipt order by receipt")
-        .fetch_all(&mut *connection)
-        .await
-        .expect("read the receipts");
-    let receipts = packed
-        .iter()
-        .flat_map(|packed| receipts::decode(packed).expect("receipts can be read"))
-        .map(|entry| (entry.seq.0, entry.topic, entry.receipt.partition, entry.receipt.offset))
-        .collect();
+    let own = "select receipts from outbox.receipt where replay is null order by receipt";
+    let receipts = places(connection, own).await;
+    let by_replays = "select receipts from outbox.receipt where replay is not null order by receipt";
+    let replay_receipts = places(connection, by_replays).await;
     let waiting = rows.iter().filter(|row| row.5).map(|row| row.0).collect();
     let intents = rows
         .into_iter()
         .map(|(seq, id, topic, key, payload, _)| Intent { seq, id, topic, key, payload })
         .collect();
-    Truth { intents, held, discarded, receipts, scheduled, waiting }
+    Truth { intents, held, discarded, receipts, replay_receipts, scheduled, waiting }
+}
+
+async fn places(connection: &mut PgConnection, statement: &'static str) -> Vec<(i64, String, i32, i64)> {
+    let packed: Vec<Vec<u8>> =
+        sqlx::query_scalar(statement).fetch_all(connection).await.expect("read the receipts");
+    let entries = packed.iter().flat_map(|packed| receipts::decode(packed).expect("receipts can be read"));
+    entries.map(|entry| (entry.seq.0, entry.topic, entry.receipt.partition, entry.receipt.offset)).collect()
 }
 
 async fn seqs(connection: &mut PgConnection, statement: &'static str) -> BTreeSet<i64> {

@@ -17,7 +17,10 @@ use std::future::Future;
 use std::time::Duration;
 
 use outboxd_core::{Cursor, Hold, HoldReason, HoldState, KeyHash, Message, Page, Receipt, ReceiptEntry, Seq};
-use outboxd_engine::{Operate, Outbox, PageLimit, ReadPage, ReleaseQuery, Settlement, Start, Term};
+use outboxd_engine::{
+    Operate, OperateReplays, Outbox, PageLimit, ReadPage, ReleaseQuery, ReplayChange, Settlement, Start,
+    Term, Verify,
+};
 use uuid::Uuid;
 
 pub mod leading;
@@ -39,6 +42,10 @@ pub mod sweeping;
 pub mod operating;
 
 pub mod deciding;
+
+pub mod proving;
+
+pub mod replaying;
 
 /// What the application writes.
 #[derive(Clone, Debug, Default)]
@@ -131,6 +138,12 @@ pub trait Harness {
     /// The application takes a scheduled intent back.
     fn cancel(&self, seq: Seq) -> impl Future<Output = ()>;
 
+    /// An operator asks for everything that is dispatched now to be published again. Its number.
+    fn replay(&self) -> impl Future<Output = i64>;
+
+    /// An operator decides about a replay.
+    fn change_replay(&self, replay: i64, change: ReplayChange) -> impl Future<Output = ()>;
+
     /// The places of the messages whose time has not come, ascending.
     fn scheduled(&self) -> impl Future<Output = Vec<Seq>>;
 
@@ -153,13 +166,16 @@ pub type Audited = (String, Uuid, String, String);
 /// An outbox that operators can ask, in a real database.
 pub trait Operated: Harness {
     /// The adapter's other half.
-    type Operator: Operate;
+    type Operator: Operate + Verify + OperateReplays;
 
     /// An operator of the same outbox.
     fn operator(&self) -> Self::Operator;
 
     /// The audit, oldest first.
     fn audit(&self) -> impl Future<Output = Vec<Audited>>;
+
+    /// What was done to the outbox as a whole, as (kind, details), oldest first.
+    fn operations(&self) -> impl Future<Output = Vec<(String, String)>>;
 
     /// How many messages have an edit.
     fn edits(&self) -> impl Future<Output = i64>;
@@ -424,6 +440,12 @@ macro_rules! outbox_conformance {
             sweeping::a_fenced_term_cannot_sweep,
             sweeping::messages_whose_receipts_may_be_purged_are_passed_over,
             sweeping::the_kafka_cluster_is_remembered_once,
+            replaying::without_a_replay_there_is_nothing_to_publish_again,
+            replaying::a_replay_gives_out_what_was_dispatched_and_nothing_else,
+            replaying::progress_of_a_replay_is_written_once_and_outlives_the_leader,
+            replaying::a_replay_that_is_paused_meanwhile_stays_paused,
+            replaying::replays_come_one_after_the_other,
+            replaying::relays_that_get_nowhere_with_a_replay_are_counted,
         }
     };
 }
@@ -444,6 +466,13 @@ macro_rules! operator_conformance {
             deciding::an_edit_that_would_break_something_is_refused,
             deciding::an_edit_is_kept_as_long_as_its_intent,
             deciding::the_audit_is_listed_newest_first_and_filtered,
+            replaying::a_replay_gives_messages_out_as_they_were_published,
+            replaying::every_condition_of_a_replay_must_be_met,
+            replaying::a_search_for_dispatched_messages_goes_in_small_steps,
+            replaying::receipts_of_replays_do_not_confuse_the_sweep,
+            replaying::an_operator_sees_replays_and_changes_those_that_are_open,
+            replaying::a_replay_that_is_stopped_goes_on_with_its_message_or_without_it,
+            replaying::what_is_purged_meanwhile_is_not_given_out,
             operating::an_operator_sees_what_is_held_and_why,
             operating::the_topics_in_use_are_listed_once_and_in_order,
             operating::held_messages_can_be_filtered,
@@ -455,6 +484,12 @@ macro_rules! operator_conformance {
             operating::a_discarded_message_stays_discarded,
             operating::the_status_tells_leader_cursor_and_backlog,
             operating::nothing_is_wrong_with_a_fresh_outbox,
+            proving::where_messages_landed_is_told_place_by_place,
+            proving::receipts_out_of_order_are_found_from_every_place,
+            proving::what_was_published_is_compared_by_its_hashes,
+            proving::a_time_is_found_among_the_messages,
+            proving::ids_are_found_in_a_window_of_places,
+            proving::the_history_tells_terms_that_ended_without_a_word,
         }
     };
 }
@@ -488,6 +523,8 @@ mod tests {
             ("counting", include_str!("conformance/counting.rs")),
             ("purging", include_str!("conformance/purging.rs")),
             ("operating", include_str!("conformance/operating.rs")),
+            ("proving", include_str!("conformance/proving.rs")),
+            ("replaying", include_str!("conformance/replaying.rs")),
         ];
         for (module, source) in modules {
             let cases = source.split("pub async fn ").skip(1).filter_map(|rest| rest.split('<').next());

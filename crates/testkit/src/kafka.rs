@@ -10,6 +10,6 @@ pub mod topics;
 pub use broker::{Broker, Options};
 #[cfg(feature = "clients")]
 pub use topics::{
-    Consumed, acknowledged, add_partitions, count, create_topic, create_topics, delete_topic,
-    produce_with_java, read_all, read_at_least, unique_topic,
+    Consumed, acknowledged, add_partitions, count, create_topic, create_topics, delete_records, delete_topic,
+    produce, produce_with_java, read_all, read_at_least, unique_topic,
 };

@@ -10,4 +10,4 @@ pub mod broker;
 pub mod outbox;
 
 pub use broker::{Delivered, ScriptedBroker, ScriptedPublisher};
-pub use outbox::{MemoryOutbox, MemoryTable, Written};
+pub use outbox::{MemoryOutbox, MemoryReplay, MemoryTable, Written};

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use outboxd_core::verify::Absence;
 use outboxd_core::{Fault, Receipt};
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use rdkafka::error::KafkaError;
@@ -51,17 +52,6 @@ pub enum AtPlace {
     Record(Box<ReadRecord>),
     /// Nothing.
     Nothing(Absence),
-}
-
-/// Why there is nothing at a place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Absence {
-    /// It is before the first offset that the partition still has: retention or an administrator deleted it.
-    BeforeStart,
-    /// It is behind the last record, or in a partition that does not exist: the topic was truncated or made anew.
-    BeyondEnd,
-    /// Others are before and behind it: compaction removed it, or something that is not Kafka's.
-    Gap,
 }
 
 impl Bounds {
@@ -176,12 +166,24 @@ impl PlaceReader {
         round: &mut BTreeMap<i32, Span>,
         each: &mut impl FnMut(ReadRecord),
     ) -> Result<Round, ReadError> {
+        let read = |error: KafkaError| ReadError::Read(reason(&error));
         let mut assigned = TopicPartitionList::new();
         for span in round.values() {
-            let added = assigned.add_partition_offset(topic, span.partition, Offset::Offset(span.first));
-            added.map_err(|error| ReadError::Read(reason(&error)))?;
+            assigned.add_partition_offset(topic, span.partition, Offset::Offset(span.first)).map_err(read)?;
         }
-        self.consumer.assign(&assigned).map_err(|error| ReadError::Read(reason(&error)))?;
+        self.consumer.assign(&assigned).map_err(read)?;
+        let ended = self.receive(topic, round, each).await;
+        // A pause outlives an assignment; and nothing is fetched that nobody reads.
+        self.consumer.resume(&assigned).and_then(|()| self.consumer.unassign()).map_err(read)?;
+        ended
+    }
+
+    async fn receive(
+        &self,
+        topic: &str,
+        round: &mut BTreeMap<i32, Span>,
+        each: &mut impl FnMut(ReadRecord),
+    ) -> Result<Round, ReadError> {
         while !round.is_empty() {
             let Ok(received) = timeout(self.silent_after, self.consumer.recv()).await else {
                 let last = self.consumer.client().context().last_error();

@@ -48,5 +48,12 @@ fn table(status: &OutboxStatus) -> String {
         text.push_str(&output::table(["HELD", "REASON", "MESSAGES"], rows));
         text.push('\n');
     }
+    if !status.replays.is_empty() {
+        let rows =
+            status.replays.iter().map(|(state, replays)| [state.as_str().to_owned(), replays.to_string()]);
+        text.push('\n');
+        text.push_str(&output::table(["REPLAYS", "COUNT"], rows));
+        text.push('\n');
+    }
     text
 }

@@ -246,6 +246,30 @@ pub(crate) const KEYS: &[Key] = &[
         doc: "Most messages that one turn of the sweep compares.",
     },
     Key {
+        name: "verify.every_s",
+        kind: Kind::Number(0, 86_400),
+        default: Default::Text("0"),
+        doc: "How often the leader looks at a sample of the newest 100,000 messages at Kafka; 0: never. Needs READ on the topics.",
+    },
+    Key {
+        name: "verify.sample",
+        kind: Kind::Number(1, 10_000),
+        default: Default::Text("100"),
+        doc: "Messages of one such look.",
+    },
+    Key {
+        name: "canary.every_s",
+        kind: Kind::Number(0, 86_400),
+        default: Default::Text("0"),
+        doc: "How often the leader emits a message of its own and waits to consume it; 0: never. Needs READ on its topic.",
+    },
+    Key {
+        name: "canary.topic",
+        kind: Kind::Topic,
+        default: Default::Unset,
+        doc: "The topic of these messages, as an intent names it: one of their own, which exists.",
+    },
+    Key {
         name: "shutdown.grace_ms",
         kind: Kind::Number(0, 3_600_000),
         default: Default::Text("25000"),

@@ -129,15 +129,15 @@ fn the_admin_listener_needs_a_token_where_others_reach_it() {
 #[test]
 fn debug_output_of_a_configuration_holds_no_secret() {
     let environment = [
-        ("OUTBOXD__ADMIN__TOKEN", "canary-canary-canary-canary-canary"),
-        ("OUTBOXD__DATABASE__URL", "postgres://app:canary@db/shop"),
-        ("OUTBOXD__KAFKA__PROPERTIES__SASL_PASSWORD", "canary"),
-        ("OUTBOXD__KAFKA__PROPERTIES__SSL_KEY_PEM", "canary"),
+        ("OUTBOXD__ADMIN__TOKEN", "hunter2-hunter2-hunter2-hunter2-hunter2"),
+        ("OUTBOXD__DATABASE__URL", "postgres://app:hunter2@db/shop"),
+        ("OUTBOXD__KAFKA__PROPERTIES__SASL_PASSWORD", "hunter2"),
+        ("OUTBOXD__KAFKA__PROPERTIES__SSL_KEY_PEM", "hunter2"),
     ];
     let sources = sources(None, &environment, &[]);
     let config = Config::load(&sources, Needs::DATABASE).unwrap();
     let said = format!("{config:?} {:?} {sources:?} {:?}", config.shown, RawConfig::read(&sources));
-    assert!(!said.contains("canary"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
 }
 
 #[test]

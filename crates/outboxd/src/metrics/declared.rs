@@ -141,6 +141,16 @@ pub(crate) const METRICS: &[Metric] = &[
         "Changes of a topic's number of partitions: keys are placed anew, and their order is not kept across one.",
     ),
     counter(
+        "outboxd_replayed_total",
+        NONE,
+        "Copies of dispatched messages, asked for by replays, acknowledged by Kafka.",
+    ),
+    gauge(
+        "outboxd_replays_open",
+        "state: running, paused, stopped",
+        "Replays that are not over, as measured last. A stopped one waits for an operator.",
+    ),
+    counter(
         "outboxd_possible_duplicates_total",
         NONE,
         "Most records that consumers may see twice because they were published and not settled.",
@@ -175,6 +185,36 @@ pub(crate) const METRICS: &[Metric] = &[
         "outboxd_sweep_lap_age_seconds",
         NONE,
         "Time since the sweep has compared the whole table; 0 on a relay that does not lead.",
+    ),
+    counter(
+        "outboxd_verified_total",
+        NONE,
+        "Messages that the continuous verify found where their receipts say, with their id, key and payload.",
+    ),
+    counter(
+        "outboxd_verify_findings_total",
+        "finding: lost, deleted, different, topic_gone, topic_unreadable",
+        "What the continuous verify found not to be as it should. Never above 0.",
+    ),
+    gauge(
+        "outboxd_verify_age_seconds",
+        NONE,
+        "Time since a turn of the continuous verify succeeded; 0 where it is off or the relay does not lead.",
+    ),
+    histogram(
+        "outboxd_canary_seconds",
+        DELIVERY_SECONDS,
+        "From emitting a canary to reading it from Kafka, as a consumer does.",
+    ),
+    counter(
+        "outboxd_canary_failures_total",
+        NONE,
+        "Canaries that could not be emitted, or were not seen within canary.every_s; each interval counts.",
+    ),
+    gauge(
+        "outboxd_canary_age_seconds",
+        NONE,
+        "Time since a canary was seen; 0 where they are off or the relay does not lead.",
     ),
     gauge("outboxd_heartbeat_age_seconds", NONE, "Time since the loop moved last."),
     counter(

@@ -86,6 +86,7 @@ mod tests {
             oldest_age: Duration::from_secs(oldest_s),
             scheduled: 0,
             held: vec![("parked".to_owned(), "too_large".to_owned(), held)],
+            replays: Vec::new(),
         }
     }
 

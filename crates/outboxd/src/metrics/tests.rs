@@ -78,6 +78,7 @@ fn held_and_parked_messages_are_told_apart_by_reason_and_go_back_to_zero() {
             ("parked".to_owned(), "too_large".to_owned(), 2),
             ("topic".to_owned(), "topic_unknown".to_owned(), 5),
         ],
+        replays: vec![(ReplayState::Running, 1), (ReplayState::Stopped, 2)],
     };
     metrics.observe(&Event::BacklogMeasured(&backlog));
     let text = metrics.render();
@@ -85,6 +86,8 @@ fn held_and_parked_messages_are_told_apart_by_reason_and_go_back_to_zero() {
     assert!((value(&text, "outboxd_held_messages{reason=\"topic_unknown\"}") - 5.0).abs() < 0.1);
     assert!((value(&text, "outboxd_backlog_messages") - 12.0).abs() < 0.1);
     assert!(value(&text, "outboxd_oldest_undelivered_age_seconds") >= 30.0);
+    assert!((value(&text, "outboxd_replays_open{state=\"stopped\"}") - 2.0).abs() < 0.1);
+    assert!(value(&text, "outboxd_replays_open{state=\"paused\"}") < 0.1);
     backlog.held.clear();
     metrics.observe(&Event::BacklogMeasured(&backlog));
     assert!(value(&metrics.render(), "outboxd_parked_messages{reason=\"too_large\"}") < 0.1);

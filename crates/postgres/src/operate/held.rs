@@ -207,7 +207,7 @@ fn held_message(row: &PgRow) -> Result<HeldMessage, sqlx::Error> {
 #[error("{0:?} is not a word that this version knows")]
 struct UnknownWord(String);
 
-pub(super) fn word<T>(
+pub(crate) fn word<T>(
     row: &PgRow,
     column: &str,
     parse: impl Fn(&str) -> Option<T>,

@@ -8,7 +8,7 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use super::PostgresOperator;
-use crate::backlog::held_by_reason;
+use crate::backlog::{held_by_reason, open_replays};
 use crate::lead::LEAD_LOCK;
 use crate::schema::render;
 
@@ -51,6 +51,11 @@ impl PostgresOperator {
             oldest_age: Duration::from_micros(u64::try_from(oldest_age_us.unwrap_or(0)).unwrap_or(0)),
             scheduled: u64::try_from(scheduled).unwrap_or(0),
             held: held_by_reason(&self.session, &sql).await?,
+            replays: open_replays(
+                &self.session,
+                &render(include_str!("../sql/backlog_replays.sql"), &self.config.schema),
+            )
+            .await?,
         }))
     }
 }
@@ -79,5 +84,6 @@ fn status(row: &PgRow) -> Result<OutboxStatus, sqlx::Error> {
         oldest_age_seconds: 0.0,
         scheduled_messages: 0,
         held: Vec::new(),
+        replays: Vec::new(),
     })
 }

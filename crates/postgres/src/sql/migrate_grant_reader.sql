@@ -9,6 +9,8 @@ grant select on outbox.scheduled, outbox.cancelled, outbox.operation, outbox.swe
 grant select on outbox.hold_history, outbox.rewind, outbox.term to reader_role;
 -- Everything but the key that a replay was asked for.
 grant select (replay, state, who, why, requested_at, seqs, correlation_id, topic, created_from, created_before, seq_first, seq_last,
-  to_topic, rate, total, pos, published, error, changed_at, changed_by)
+  to_topic, rate, total, pos, published, skipped, taken_epoch, takes, stopped_seq, stopped_id, error, changed_at, changed_by)
   on outbox.replay to reader_role;
 grant select (seq, edited, topic, partition, edited_at) on outbox.held_edit to reader_role;
+-- Hashes of keys and payloads, for `outboxd verify`.
+grant select on outbox.fingerprint to reader_role;

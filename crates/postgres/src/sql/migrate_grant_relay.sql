@@ -18,3 +18,6 @@ grant select, insert, delete on outbox.hold_history, outbox.rewind to relay_role
 grant select, insert, update, delete on outbox.term to relay_role;
 grant select, insert, update on outbox.replay to relay_role;
 grant select on outbox.operator_actions to relay_role;
+-- What a proof of delivery compares, and the canary.
+grant select on outbox.fingerprint to relay_role;
+grant execute on function outbox.canary(text) to relay_role;

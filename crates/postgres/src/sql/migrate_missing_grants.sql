@@ -46,6 +46,7 @@ with needs(part, privilege, relation, columns) as (values
   ('relay', 'delete', 'term', null),
   ('relay', 'select', 'replay', null),
   ('relay', 'select', 'operator_actions', null),
+  ('relay', 'select', 'fingerprint', null),
   ('relay', 'insert', 'replay', null),
   ('relay', 'update', 'replay', null),
   ('reader', 'select', 'message', '{seq,xid,id,topic,partition,content_type,correlation_id,causation_id,traceparent,tracestate,created_at,deliver_after,idempotency_key}'),
@@ -63,8 +64,9 @@ with needs(part, privilege, relation, columns) as (values
   ('reader', 'select', 'held_edit', '{seq,edited,topic,partition,edited_at}'),
   ('reader', 'select', 'hold_history', null),
   ('reader', 'select', 'rewind', null),
+  ('reader', 'select', 'fingerprint', null),
   ('reader', 'select', 'term', null),
-  ('reader', 'select', 'replay', '{replay,state,who,why,requested_at,seqs,correlation_id,topic,created_from,created_before,seq_first,seq_last,to_topic,rate,total,pos,published,error,changed_at,changed_by}'),
+  ('reader', 'select', 'replay', '{replay,state,who,why,requested_at,seqs,correlation_id,topic,created_from,created_before,seq_first,seq_last,to_topic,rate,total,pos,published,skipped,taken_epoch,takes,stopped_seq,stopped_id,error,changed_at,changed_by}'),
   ('consumer', 'select', 'handled', null),
   ('consumer', 'insert', 'handled', null),
   ('consumer', 'update', 'handled', '{duplicates,last_duplicate_at}'),
@@ -90,6 +92,6 @@ select missing from (
   union all
   select 'execute on ' || p.oid::pg_catalog.regprocedure::text
   from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
-  where n.nspname = 'outbox'::name and (p.proname in ('emit', 'cancel') and $2 = 'writer' or p.proname in ('claim', 'purge') and $2 = 'consumer')
+  where n.nspname = 'outbox'::name and (p.proname in ('emit', 'cancel') and $2 = 'writer' or p.proname = 'canary' and $2 = 'relay' or p.proname in ('claim', 'purge') and $2 = 'consumer')
     and not pg_catalog.has_function_privilege($1::name, p.oid, 'execute')
 ) found order by missing

@@ -36,13 +36,15 @@ with place as materialized (
   select r.seq_first, r.receipts
   from outbox.receipt r
   where r.out_of_order and r.seq_first > (select e.first - $5 from ends e) and r.seq_first <= (select e.last from ends e)
+    -- Any number of replays may have published a message again; the receipt of the message itself is what counts.
+    and r.replay is null
   order by r.out_of_order, r.seq_first
   limit $2 + $5
 ), wide as materialized (
   -- The predicate of receipt_wide: rows that an earlier version wrote.
   select r.receipts
   from outbox.receipt r
-  where r.out_of_order and r.seq_last - r.seq_first >= 4096
+  where r.out_of_order and r.seq_last - r.seq_first >= 4096 and r.replay is null
     and r.seq_first <= (select e.last from ends e) and r.seq_last >= (select e.first from ends e)
 )
 select

@@ -13,9 +13,11 @@ union all
 select 1, seq_first, receipts
 from (
   select seq_first, receipts from outbox_receipt where out_of_order = 1 and seq_first > ?1 - ?4 and seq_first <= ?2
+    -- Any number of replays may have published a message again; the receipt of the message itself is what counts.
+    and replay is null
   order by seq_first limit ?5
 )
 union all
 select 2, seq_first, receipts
 from outbox_receipt
-where out_of_order and seq_last - seq_first >= 4096 and seq_first <= ?2 and seq_last >= ?1
+where out_of_order and seq_last - seq_first >= 4096 and replay is null and seq_first <= ?2 and seq_last >= ?1

@@ -12,8 +12,9 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicRe
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Headers, Message};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::metadata::MetadataTopic;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::task::spawn_blocking;
 use uuid::Uuid;
@@ -146,6 +147,47 @@ async fn try_delete_topic(bootstrap: &str, name: &str) -> Result<()> {
         Ok(metadata.topics().iter().all(|topic| topic.name() != name).then_some(()))
     })
     .await
+}
+
+/// Deletes the records of a partition before an offset, as an administrator does.
+///
+/// # Panics
+/// The broker does not let us.
+pub async fn delete_records(bootstrap: &str, topic: &str, partition: i32, before: i64) {
+    let mut offsets = TopicPartitionList::new();
+    offsets.add_partition_offset(topic, partition, Offset::Offset(before)).expect("an offset");
+    let admin = admin(bootstrap).expect("an admin client");
+    let deleted = admin.delete_records(&offsets, &admin_options()).await.expect("delete records");
+    assert!(deleted.elements().iter().all(|of| of.error().is_ok()), "delete records: {deleted:?}");
+}
+
+/// Publishes one record, as somebody else would.
+///
+/// # Panics
+/// The broker does not take it.
+pub async fn produce(bootstrap: &str, topic: &str, record: &Consumed) {
+    let (bootstrap, topic, record) = (bootstrap.to_owned(), topic.to_owned(), record.clone());
+    let producing = spawn_blocking(move || try_produce(&bootstrap, &topic, &record));
+    producing.await.expect("producing does not panic").expect("produce a record");
+}
+
+fn try_produce(bootstrap: &str, topic: &str, record: &Consumed) -> Result<()> {
+    let producer: BaseProducer =
+        ClientConfig::new().set("bootstrap.servers", bootstrap).set("acks", "all").create()?;
+    let headers = record.headers.iter().fold(OwnedHeaders::new(), |headers, (name, value)| {
+        headers.insert(Header { key: name, value: value.as_deref() })
+    });
+    let produced = BaseRecord {
+        topic,
+        partition: Some(record.partition),
+        payload: record.payload.as_deref(),
+        key: record.key.as_deref(),
+        timestamp: None,
+        headers: Some(headers),
+        delivery_opaque: (),
+    };
+    producer.send(produced).map_err(|(error, _)| error)?;
+    producer.flush(ANSWER_LIMIT).context("flush")
 }
 
 /// Everything that is in a topic now, by partition and offset.

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use outboxd_core::record::REPLAY_HEADER;
 use outboxd_core::{DeliveryError, Fault, HoldReason, Receipt, Record, TopicInfo};
 use outboxd_engine::{EnqueueError, Publisher, PublisherStats, Report, Token, TopicState};
 use tokio::sync::Notify;
@@ -24,6 +25,8 @@ pub struct Delivered {
     pub payload: Option<String>,
     /// Whether nothing else was with the client when it was written.
     pub alone: bool,
+    /// The replay that it is a copy of.
+    pub replay: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -288,6 +291,11 @@ impl State {
             key: record.key.as_deref().map(text),
             payload: record.payload.as_deref().map(text),
             alone,
+            replay: record
+                .headers
+                .iter()
+                .find(|(name, _)| *name == REPLAY_HEADER)
+                .map(|(_, value)| text(value)),
         });
         Receipt { partition: 0, offset: i64::try_from(offset).unwrap_or(i64::MAX) }
     }

@@ -1,5 +1,7 @@
 //! An outbox in memory.
 
+mod replays;
+
 mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -17,6 +19,8 @@ use outboxd_engine::{
 use time::OffsetDateTime;
 use tokio::time::Instant;
 use uuid::Uuid;
+
+pub use replays::MemoryReplay;
 
 /// What a test writes: the intent's fields that matter to the loop.
 #[derive(Clone, Debug)]
@@ -86,6 +90,10 @@ struct State {
     swept_to: Seq,
     lap_ended_at: Instant,
     rewinds: Vec<Rewound>,
+    replays: Vec<MemoryReplay>,
+    /// Terms that ended in order.
+    ended: BTreeSet<i64>,
+    replayed: Vec<Seq>,
 }
 
 /// The table: shared by the application (the test) and any number of relays.
@@ -123,6 +131,9 @@ impl Default for MemoryTable {
             swept_to: Seq(0),
             lap_ended_at: Instant::now(),
             rewinds: Vec::new(),
+            replays: Vec::new(),
+            ended: BTreeSet::new(),
+            replayed: Vec::new(),
         })))
     }
 }
@@ -682,6 +693,8 @@ impl Outbox for MemoryOutbox {
         if state.leader == Some(self.instance) {
             state.leader = None;
             state.terms_unsettled = 0;
+            let epoch = state.epoch;
+            state.ended.insert(epoch);
         }
     }
 }

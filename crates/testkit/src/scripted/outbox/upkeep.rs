@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use outboxd_core::{Hold, HoldReason, HoldState, KeyHash, Message, Routes, Seq};
-use outboxd_engine::{Backlog, OutboxError, PurgeLimit, Purged, Rewound, Stranded, Swept, Term, Upkeep};
+use outboxd_engine::{
+    Backlog, OutboxError, PurgeLimit, Purged, ReplayState, Rewound, Stranded, Swept, Term, Upkeep,
+};
 use tokio::time::Instant;
 
 use super::{HeldRow, MemoryOutbox, Row};
@@ -27,6 +29,12 @@ impl Upkeep for MemoryOutbox {
             oldest_age: oldest.map_or(Duration::ZERO, |at| now.saturating_duration_since(at)),
             scheduled: scheduled.filter(|row| row.due_at > now).count() as u64,
             held: by_reason.into_iter().map(|((state, reason), count)| (state, reason, count)).collect(),
+            replays: ReplayState::ALL
+                .into_iter()
+                .filter(|of| of.is_open())
+                .map(|of| (of, state.replays.iter().filter(|replay| replay.state == of).count() as u64))
+                .filter(|(_, replays)| *replays > 0)
+                .collect(),
         })
     }
 
