@@ -139,7 +139,7 @@ async fn no_writer_waits_while_a_trace_index_is_built_and_the_build_says_for_who
         .unwrap();
     wait_until(
         &mut observer,
-        "select exists (select from pg_stat_progress_create_index where current_locker_pid > 0)",
+        "select exists (select from pg_stat_progress_create_index where datname = current_database() and current_locker_pid > 0)",
     )
     .await;
     run(
@@ -189,19 +189,19 @@ async fn what_an_interrupted_build_left_is_found_and_built_anew() {
     .unwrap();
     wait_until(
         &mut connection,
-        "select exists (select from pg_stat_progress_create_index where current_locker_pid > 0)",
+        "select exists (select from pg_stat_progress_create_index where datname = current_database() and current_locker_pid > 0)",
     )
     .await;
     child.kill().await.unwrap();
     if text(&mut connection, "select current_setting('server_version_num')::int >= 140000").await.as_deref()
         == Some("true")
     {
-        wait_until(&mut connection, "select not exists (select from pg_stat_progress_create_index)").await;
+        wait_until(&mut connection, "select not exists (select from pg_stat_progress_create_index where datname = current_database())").await;
     } else {
-        run(&mut connection, "select pg_terminate_backend(pid) from pg_stat_progress_create_index")
+        run(&mut connection, "select pg_terminate_backend(pid) from pg_stat_progress_create_index where datname = current_database()")
             .await
             .unwrap();
-        wait_until(&mut connection, "select not exists (select from pg_stat_progress_create_index)").await;
+        wait_until(&mut connection, "select not exists (select from pg_stat_progress_create_index where datname = current_database())").await;
     }
     let (severity, found) = finding(&setup).await;
     assert!(severity == "warning" && found.contains("no query uses them: message_id"), "{severity}: {found}");

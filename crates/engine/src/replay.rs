@@ -284,6 +284,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         to_topic: Option<&str>,
         now: Instant,
     ) -> Result<Option<Record>, String> {
+        let taken_at = self.replay.work.as_ref().map(|work| work.taken_at);
         let destination = self.lasting.topics.destination(&message.topic);
         let mut copy = message.clone();
         match (to_topic, &destination.refusal) {
@@ -296,6 +297,11 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         }
         let info = match self.lasting.topics.leave(&copy.topic) {
             Leave::Write(info) => info,
+            // An operator resumes a replay when the topic was created: what was answered before says nothing.
+            Leave::Hold(_) if self.lasting.topics.doubt(&copy.topic, now, taken_at) => {
+                self.ask_for_topics();
+                return Ok(None);
+            }
             Leave::Hold(reason) => return Err(format!("topic {}: {}", copy.topic, reason.as_str())),
             Leave::Ask => {
                 self.ask_for_topics();
@@ -307,7 +313,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             Err(refusal) => {
                 let rests_on_topic =
                     matches!(refusal, Refusal::TooLarge { .. } | Refusal::NoSuchPartition { .. });
-                if rests_on_topic && self.lasting.topics.doubt(&copy.topic, now, None) {
+                if rests_on_topic && self.lasting.topics.doubt(&copy.topic, now, taken_at) {
                     self.ask_for_topics();
                     return Ok(None);
                 }

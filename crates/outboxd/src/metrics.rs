@@ -380,13 +380,7 @@ impl Handles {
             dead_letter_failures: counter("outboxd_dead_letter_failures_total"),
             partition_changes: counter("outboxd_partition_changes_total"),
             replayed: counter("outboxd_replayed_total"),
-            replays_open: ReplayState::ALL
-                .into_iter()
-                .filter(|state| state.is_open())
-                .map(|state| {
-                    (state, self::gauge(recorder, "outboxd_replays_open", &[("state", state.as_str())]))
-                })
-                .collect(),
+            replays_open: replays_open(recorder),
             possible_duplicates: counter("outboxd_possible_duplicates_total"),
             outages: by_side("outboxd_outages_total"),
             outage_now: [Side::Database, Side::Kafka]
@@ -403,6 +397,11 @@ impl Handles {
             spans_export_failed: spans_dropped("export_failed"),
         }
     }
+}
+
+fn replays_open(recorder: &PrometheusRecorder) -> Vec<(ReplayState, Gauge)> {
+    let open = ReplayState::ALL.into_iter().filter(|state| state.is_open());
+    open.map(|state| (state, gauge(recorder, "outboxd_replays_open", &[("state", state.as_str())]))).collect()
 }
 
 fn counter(recorder: &PrometheusRecorder, name: &'static str, labels: &[(&'static str, &str)]) -> Counter {

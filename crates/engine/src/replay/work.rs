@@ -95,6 +95,7 @@ pub(super) struct Work {
     pub(super) mood: Mood,
     /// The database knows that this term works on it: nothing is published before.
     pub(super) is_noted: bool,
+    pub(super) taken_at: Instant,
     pub(super) recorded_at: Instant,
     /// The next copy may go, by the replay's own rate.
     pub(super) due_at: Instant,
@@ -213,6 +214,7 @@ impl Work {
             outstanding_bytes: 0,
             mood: Mood::GoesOn,
             is_noted: false,
+            taken_at: now,
             recorded_at: now,
             due_at: now,
             slow_to: None,
