@@ -272,6 +272,7 @@ async fn the_preflight_finds_nothing_wrong_with_what_migrate_and_grants_made() {
             "indexes",
             "trigger",
             "sequence cache",
+            "trace indexes",
             "schema version",
             "migrations",
             "migrations",

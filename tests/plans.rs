@@ -37,7 +37,7 @@ fn statements() -> Vec<(&'static str, &'static str, String)> {
         ("due", "text[], bigint[], bigint, bigint, bigint", sql(&statements.held_due)),
         ("demote", "text[], bigint", sql(&statements.held_demote)),
         ("promote", "bigint, uuid, bigint", sql(&statements.scheduled_promote)),
-        ("landings", "bigint, bigint, bigint", sql(&statements.operate_receipts)),
+        ("landings", "bigint[], bigint[], bigint", sql(&statements.operate_receipts)),
         ("fingerprints", "bigint, bigint, bigint", sql(&statements.verify_next)),
         ("fingerprints_at", "bigint[]", sql(&statements.verify_at)),
         ("chunk", "bigint, uuid, bigint, bigint, bigint, bigint, bigint", sql(&statements.replay_chunk)),
@@ -70,7 +70,7 @@ async fn prepare(connection: &mut PgConnection, url: &str, plan_cache_mode: &str
     run(connection, "execute due('{}', '{}', 10, 10, 10)").await.unwrap();
     run(connection, "execute demote('{}', 10)").await.unwrap();
     run(connection, "execute promote(1, gen_random_uuid(), 10)").await.unwrap();
-    run(connection, "execute landings(1, 10, 10)").await.unwrap();
+    run(connection, "execute landings('{1}', '{10}', 10)").await.unwrap();
     run(connection, "execute fingerprints(1, 10, 10)").await.unwrap();
     run(connection, "execute fingerprints_at('{1}')").await.unwrap();
     run(connection, "execute chunk(1, gen_random_uuid(), null, null, 10, 10, 10)").await.unwrap();
@@ -294,7 +294,8 @@ async fn a_turn_of_the_sweep_over_a_million_messages_touches_its_window_alone() 
         for first in [1, 400_000, 500_000, RETAINED - PAGE] {
             let last = first + PAGE;
             let what = format!("a proof from {first}, vacuumed: {vacuumed}");
-            let landings = explain(&mut connection, &format!("landings({first}, {last}, {SPAN})")).await;
+            let landings =
+                explain(&mut connection, &format!("landings('{{{first}}}', '{{{last}}}', {SPAN})")).await;
             landings.assert_bounded_sorting(&what, 2 * BLOCKS_OF_A_PAGE, PAGE + SPAN);
             let prints = explain(&mut connection, &format!("fingerprints({first}, {last}, {PAGE})")).await;
             // Each asks once whether an operator has edited it.

@@ -2,7 +2,7 @@
 --
 -- What an operator sees: new tables, a column and a trigger; no table is walked. The locks are held for some milliseconds. Roles that
 -- were granted a part of the outbox are granted the new objects too. The indexes that `outboxd trace` uses are not built here,
--- because each costs the application's commits a little: see `outboxd migrate trace-indexes`.
+-- because each costs the application's commits: see `outboxd migrate trace-indexes`.
 --
 -- With outboxd:  outboxd migrate
 -- With psql:     psql -1 -v ON_ERROR_STOP=1 -f 0003_trace.sql

@@ -103,7 +103,8 @@ async fn a_trace_touches_what_it_shows_and_nothing_else_whatever_is_retained() {
         format!("trace_by_xid('{xid}', {SHOWN})"),
         format!("trace_facts({some}, 10001)"),
         format!("trace_facts({spread}, 10001)"),
-        format!("trace_receipts(100000, 100500, {RUN_SPAN})"),
+        format!("trace_receipts('{{100000}}', '{{100500}}', {RUN_SPAN})"),
+        format!("trace_receipts({spread}, {spread}, {RUN_SPAN})"),
         format!("trace_contents({some})"),
     ] {
         let (blocks, walks, plan) = explained(&mut connection, &execute).await;

@@ -84,7 +84,7 @@ pub use outbox::{
 };
 pub use publisher::{EnqueueError, Publisher, PublisherStats, Report, Token, TopicState};
 pub use rebase::{Rebase, RebaseFigures, RebasePlan};
-pub use receipts::{Landing, ReceiptRow, Receipts};
+pub use receipts::{Landing, ReceiptRow, Receipts, SPANS_MAX, spans};
 pub use relay::{Relay, RelayError};
 pub use replays::{
     OperateReplays, ReplayChange, ReplayChunk, ReplayError, ReplayFilter, ReplayFound, ReplayInfo,

@@ -27,17 +27,27 @@ pub struct Landing {
 
 /// What is known of messages' places in Kafka. The reader's rights are enough.
 pub trait Receipts: Send + Sync {
-    /// Where the messages of this span landed, ascending by `seq`; of one message, itself first and then its replays in the order
+    /// Where these messages, ascending, landed, ascending by `seq`; of one message, itself first and then its replays in the order
     /// in which they were settled. A message that was not dispatched has none.
     ///
-    /// Reads only receipts that can hold these places, and all of them: ask for a span of some thousand places at a time.
+    /// Reads only receipts that can hold these places, and all of them: ask for some thousand places at a time.
     ///
     /// # Errors
     /// [`OutboxError`].
-    fn landings(
-        &self,
-        span: RangeInclusive<Seq>,
-    ) -> impl Future<Output = Result<Vec<Landing>, OutboxError>> + Send;
+    fn landings(&self, seqs: &[Seq]) -> impl Future<Output = Result<Vec<Landing>, OutboxError>> + Send;
+}
+
+/// Places that are nearer to one another than this are looked up together: they are likely to have one receipt.
+const TOGETHER: i64 = 500;
+
+/// Spans that are asked for in one statement: a receipt row is some kilobytes, and each may find another one.
+pub const SPANS_MAX: usize = 250;
+
+/// The spans that hold these places, ascending.
+#[must_use]
+pub fn spans(seqs: &[Seq]) -> Vec<RangeInclusive<Seq>> {
+    let runs = seqs.chunk_by(|one, next| next.0.saturating_sub(one.0) <= TOGETHER);
+    runs.filter_map(|run| Some(*run.first()?..=*run.last()?)).collect()
 }
 
 /// A row of receipts as an adapter read it, unpacked.
@@ -58,12 +68,12 @@ pub struct ReceiptRow {
 }
 
 impl Landing {
-    /// The places of this span in these rows, in the order of [`Receipts::landings`].
+    /// The places of these messages, ascending, in rows that occur once each, in the order of [`Receipts::landings`].
     #[must_use]
-    pub fn of_rows(rows: Vec<ReceiptRow>, span: &RangeInclusive<Seq>) -> Vec<Self> {
+    pub fn of_rows(rows: Vec<ReceiptRow>, seqs: &[Seq]) -> Vec<Self> {
         let mut numbered: Vec<(i64, Self)> = Vec::new();
         for row in rows {
-            let within = row.entries.into_iter().filter(|entry| span.contains(&entry.seq));
+            let within = row.entries.into_iter().filter(|entry| seqs.binary_search(&entry.seq).is_ok());
             numbered.extend(within.map(|entry| {
                 let landing = Self {
                     entry,

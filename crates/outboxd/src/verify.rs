@@ -27,9 +27,6 @@ pub(crate) use continuous::verify_continuously;
 use copies::Copies;
 pub(crate) use report::{FindingKind, Report};
 
-/// Receipts are asked for together where the messages lie closer than this in the outbox.
-const SEQ_GAP: i64 = 2_000;
-
 /// Offsets between two receipts that are read over rather than jumped: a jump costs a round trip.
 const OFFSET_GAP: i64 = 1_000;
 
@@ -123,18 +120,14 @@ impl<O: Verify> Verifier<O> {
         self.report.messages += count;
         let mut by_topic: BTreeMap<String, HashMap<Place, Expected<'_>>> = BTreeMap::new();
         let mut dispatched = 0;
-        for group in prints.chunk_by(|one, next| next.seq.0 - one.seq.0 <= SEQ_GAP) {
-            let (Some(first), Some(last)) = (group.first(), group.last()) else { continue };
-            for landing in self.outbox.landings(first.seq..=last.seq).await? {
-                let Ok(nth) = group.binary_search_by_key(&landing.entry.seq, |print| print.seq) else {
-                    continue;
-                };
-                dispatched += u64::from(landing.replay.is_none());
-                let receipt = landing.entry.receipt;
-                let places = by_topic.entry(landing.entry.topic.clone()).or_default();
-                let expected = Expected { print: &group[nth], landing };
-                places.insert((receipt.partition, receipt.offset), expected);
-            }
+        let seqs: Vec<Seq> = prints.iter().map(|print| print.seq).collect();
+        for landing in self.outbox.landings(&seqs).await? {
+            let Ok(nth) = seqs.binary_search(&landing.entry.seq) else { continue };
+            dispatched += u64::from(landing.replay.is_none());
+            let receipt = landing.entry.receipt;
+            let places = by_topic.entry(landing.entry.topic.clone()).or_default();
+            let expected = Expected { print: &prints[nth], landing };
+            places.insert((receipt.partition, receipt.offset), expected);
         }
         self.report.not_dispatched += count.saturating_sub(dispatched);
         for (topic, expected) in by_topic {

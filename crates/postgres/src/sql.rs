@@ -115,7 +115,7 @@ pub fn trace_statements(schema: &SchemaName) -> Vec<(&'static str, &'static str,
         ("trace_by_key", "text, bigint, text", include_str!("sql/trace_by_key.sql")),
         ("trace_by_xid", "text, bigint", include_str!("sql/trace_by_xid.sql")),
         ("trace_facts", "bigint[], bigint", include_str!("sql/trace_facts.sql")),
-        ("trace_receipts", "bigint, bigint, bigint", include_str!("sql/operate_receipts.sql")),
+        ("trace_receipts", "bigint[], bigint[], bigint", include_str!("sql/operate_receipts.sql")),
         ("trace_contents", "bigint[]", include_str!("sql/trace_contents.sql")),
     ]
     .map(|(name, types, file)| (name, types, render(file, schema)))

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use outboxd_core::Seq;
 use outboxd_core::receipts::{RUN_SPAN, decode};
-use outboxd_engine::{Landing, OutboxError, ReceiptRow, Receipts};
+use outboxd_engine::{Landing, OutboxError, ReceiptRow, Receipts, spans};
 use sqlx::{Row, SqliteConnection};
 use tokio::time::timeout;
 
@@ -13,11 +13,17 @@ use crate::row::timestamp;
 use crate::session::Failure;
 
 impl Receipts for SqliteOperator {
-    async fn landings(&self, span: RangeInclusive<Seq>) -> Result<Vec<Landing>, OutboxError> {
+    async fn landings(&self, seqs: &[Seq]) -> Result<Vec<Landing>, OutboxError> {
         const DOING: &str = "read receipts";
-        let mut lent = self.session.lend(&self.config, DOING, None).await?;
-        let outcome = timeout(lent.deadline(), rows(lent.connection(), &span)).await;
-        Ok(Landing::of_rows(lent.finish(DOING, outcome)?, &span))
+        let mut landings = Vec::new();
+        for span in spans(seqs) {
+            let mut lent = self.session.lend(&self.config, DOING, None).await?;
+            let outcome = timeout(lent.deadline(), rows(lent.connection(), &span)).await;
+            let from = seqs.partition_point(|seq| seq < span.start());
+            let to = seqs.partition_point(|seq| seq <= span.end());
+            landings.append(&mut Landing::of_rows(lent.finish(DOING, outcome)?, &seqs[from..to]));
+        }
+        Ok(landings)
     }
 }
 

@@ -15,9 +15,6 @@ const FOLLOWED_MAX: usize = 10;
 /// A table of at most so many bytes is walked without a word: it takes no longer than an index would be worth.
 const SMALL_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Places that are nearer to one another than this are looked up together: they are likely to have one receipt.
-const TOGETHER: i64 = 500;
-
 /// What is asked for.
 #[derive(Clone, Debug)]
 pub struct TraceQuery {
@@ -170,19 +167,6 @@ impl<T: Trace> Search<'_, T> {
     }
 }
 
-/// Where these messages landed.
-async fn landed(outbox: &impl Receipts, seqs: &[Seq]) -> Result<Vec<Landed>, OutboxError> {
-    let mut found = Vec::new();
-    for run in seqs.chunk_by(|one, next| next.0 - one.0 <= TOGETHER) {
-        let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
-        let landings = outbox.landings(*first..=*last).await?;
-        found.extend(
-            landings.into_iter().filter(|landing| run.binary_search(&landing.entry.seq).is_ok()).map(placed),
-        );
-    }
-    Ok(found)
-}
-
 fn placed(landing: Landing) -> Landed {
     let Landing { entry, replay, epoch, relay, settled_at, receipt } = landing;
     Landed {
@@ -226,7 +210,7 @@ pub async fn gather<T: Trace + Receipts>(
     let seqs: Vec<Seq> = found.keys().copied().collect();
     // Before the receipts: what is settled in between has a receipt, and is not missed.
     let facts = if nothing { Vec::new() } else { outbox.trace_facts(&seqs).await? };
-    let landed = landed(outbox, &seqs).await?;
+    let landed: Vec<Landed> = outbox.landings(&seqs).await?.into_iter().map(placed).collect();
     let mut replays: Vec<i64> = landed.iter().filter_map(|landed| landed.replay).collect();
     replays.sort_unstable();
     replays.dedup();

@@ -217,14 +217,12 @@ async fn known(
         }
     }
     found.sort_unstable_by_key(|(_, seq)| *seq);
-    for group in found.chunk_by(|one, next| next.1.0 - one.1.0 <= super::SEQ_GAP) {
-        let (Some((_, first)), Some((_, last))) = (group.first(), group.last()) else { continue };
-        let landings = outbox.landings(*first..=*last).await?;
-        for (id, seq) in group {
-            let from = landings.partition_point(|landing| landing.entry.seq < *seq);
-            let to = landings.partition_point(|landing| landing.entry.seq <= *seq);
-            known.insert(*id, (*seq, landings[from..to].to_vec()));
-        }
+    let seqs: Vec<Seq> = found.iter().map(|(_, seq)| *seq).collect();
+    let landings = outbox.landings(&seqs).await?;
+    for (id, seq) in found {
+        let from = landings.partition_point(|landing| landing.entry.seq < seq);
+        let to = landings.partition_point(|landing| landing.entry.seq <= seq);
+        known.insert(id, (seq, landings[from..to].to_vec()));
     }
     Ok(known)
 }
