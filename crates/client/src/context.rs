@@ -1,7 +1,15 @@
 //! What every intent of a request inherits.
 
 tokio::task_local! {
-    static CURRENT: Context;
+    static CURRENT: Scoped;
+}
+
+/// A context in its scope.
+struct Scoped {
+    context: Context,
+    /// The trace context of the span that the scope was entered in: a span that lies within the scope has another one.
+    #[cfg(feature = "opentelemetry")]
+    around: Option<(String, Option<String>)>,
 }
 
 /// What ties messages to the request, or to the message, that they come from.
@@ -38,38 +46,57 @@ impl Context {
 
     /// Runs a future within this context, instead of the one around it.
     pub async fn scope<F: Future>(self, future: F) -> F::Output {
-        CURRENT.scope(self, future).await
+        let scoped = Scoped {
+            context: self,
+            #[cfg(feature = "opentelemetry")]
+            around: crate::spans::trace_context(),
+        };
+        CURRENT.scope(scoped, future).await
     }
 
     /// The context that this code runs in; an empty one if none was set.
     #[must_use]
     pub fn current() -> Self {
-        CURRENT.try_with(Self::clone).unwrap_or_default()
+        CURRENT.try_with(|scoped| scoped.context.clone()).unwrap_or_default()
     }
 
     /// This one where it says something, else the current one, field by field. With the feature `tracing` the current span's
-    /// correlation id comes after both; with `opentelemetry` the current span's trace context comes before the current one's,
-    /// because that span lies within it.
+    /// correlation id comes after both; with `opentelemetry` the trace context of a span that lies within the current one's scope
+    /// comes before the current one's, and that of the span around it after.
     pub(crate) fn or_current(&self) -> Self {
-        let mut current = Self::current();
         let own = self.clone();
+        let current = Self::current();
         #[cfg(feature = "opentelemetry")]
-        if own.traceparent.is_none()
-            && own.tracestate.is_none()
-            && let Some((traceparent, tracestate)) = crate::spans::trace_context()
-        {
-            (current.traceparent, current.tracestate) = (Some(traceparent), tracestate);
-        }
+        let current = current.traced(&own);
         #[cfg(feature = "tracing")]
-        if own.correlation_id.is_none() && current.correlation_id.is_none() {
-            current.correlation_id = crate::spans::correlation_id();
-        }
+        let current = current.correlated_by_spans(&own);
         Self {
             correlation_id: own.correlation_id.or(current.correlation_id),
             causation_id: own.causation_id.or(current.causation_id),
             traceparent: own.traceparent.or(current.traceparent),
             tracestate: own.tracestate.or(current.tracestate),
         }
+    }
+
+    #[cfg(feature = "opentelemetry")]
+    fn traced(mut self, own: &Self) -> Self {
+        if own.traceparent.is_some() || own.tracestate.is_some() {
+            return self;
+        }
+        let of_span = crate::spans::trace_context();
+        let within = CURRENT.try_with(|scoped| scoped.around != of_span).unwrap_or(true);
+        if let Some((traceparent, tracestate)) = of_span.filter(|_| within || self.traceparent.is_none()) {
+            (self.traceparent, self.tracestate) = (Some(traceparent), tracestate);
+        }
+        self
+    }
+
+    #[cfg(feature = "tracing")]
+    fn correlated_by_spans(mut self, own: &Self) -> Self {
+        if own.correlation_id.is_none() && self.correlation_id.is_none() {
+            self.correlation_id = crate::spans::correlation_id();
+        }
+        self
     }
 }
 

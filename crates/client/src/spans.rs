@@ -29,9 +29,13 @@ const FIELD: &str = "correlation_id";
 /// });
 /// ```
 ///
-/// The innermost span that has the field counts. What the intent or the [`Context`](crate::Context) says comes first.
+/// The innermost span that has the field counts. What the intent or the [`Context`](crate::Context) says comes first. A field is
+/// there to be logged and must fail no transaction: one that is empty, or longer than a correlation id may be, is as good as none.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CorrelationLayer;
+
+/// As the outbox takes them.
+const BYTES_MAX: usize = 1_000;
 
 /// What the layer remembers of a span.
 struct CorrelationId(String);
@@ -51,7 +55,9 @@ impl<S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for CorrelationLayer
 }
 
 fn remember<S: Subscriber + for<'span> LookupSpan<'span>>(found: Found, id: &Id, context: &Context<'_, S>) {
-    if let (Found(Some(text)), Some(span)) = (found, context.span(id)) {
+    if let (Found(Some(text)), Some(span)) = (found, context.span(id))
+        && (1..=BYTES_MAX).contains(&text.len())
+    {
         span.extensions_mut().replace(CorrelationId(text));
     }
 }
@@ -183,6 +189,10 @@ mod tests {
             assert_eq!(correlation_id().as_deref(), Some("req-2"));
             drop(later);
             assert_eq!(correlation_id().as_deref(), Some("req-1"));
+            for useless in ["", &"x".repeat(1_001)] {
+                let span = tracing::info_span!("hostile", correlation_id = useless);
+                assert_eq!(span.in_scope(correlation_id).as_deref(), Some("req-1"));
+            }
             drop((inner, request));
         });
     }
@@ -264,6 +274,27 @@ mod tests {
             assert_eq!(next.tracestate.as_deref(), Some("vendor=1"));
             assert_eq!(next.correlation_id.as_deref(), Some("req-1"));
             assert_eq!(next.causation_id, Some(delivery.id.to_string()));
+        }
+
+        /// The consumer's loop has a span of its own, and a filter has disabled the span of the handler.
+        #[tokio::test]
+        async fn a_span_around_the_handler_is_not_handed_on_in_place_of_the_messages_trace() {
+            use tracing_subscriber::Layer as _;
+            let provider = SdkTracerProvider::builder().build();
+            let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("a test"));
+            let filter = tracing_subscriber::filter::filter_fn(|metadata| metadata.name() != "process");
+            let subscriber = tracing_subscriber::registry().with(layer.with_filter(filter));
+            let _until_the_end = tracing::subscriber::set_default(subscriber);
+            let delivery = delivery("01");
+            let consuming = tracing::info_span!("consume");
+            let handled = delivery.scope(async {
+                let handler = Context::default().or_current();
+                let within = tracing::info_span!("query").in_scope(|| Context::default().or_current());
+                (handler, within)
+            });
+            let (handler, within) = tracing::Instrument::instrument(handled, consuming).await;
+            assert_eq!(handler.traceparent, delivery.context.traceparent);
+            assert_ne!(within.traceparent, handler.traceparent, "a span of the handler's own comes first");
         }
 
         #[tokio::test]

@@ -104,15 +104,19 @@ pub(crate) struct Needs {
     pub(crate) database: bool,
     /// `kafka.bootstrap_servers`.
     pub(crate) kafka: bool,
+    /// What protects the listeners.
+    pub(crate) listeners: bool,
 }
 
 impl Needs {
     /// The relay and its preflight.
-    pub(crate) const BOTH: Self = Self { database: true, kafka: true };
+    pub(crate) const ALL: Self = Self { listeners: true, ..Self::BOTH };
+    /// Commands that look at both sides.
+    pub(crate) const BOTH: Self = Self { database: true, kafka: true, listeners: false };
     /// Commands that look at the outbox.
-    pub(crate) const DATABASE: Self = Self { database: true, kafka: false };
+    pub(crate) const DATABASE: Self = Self { database: true, kafka: false, listeners: false };
     /// Commands that look at nothing.
-    pub(crate) const NOTHING: Self = Self { database: false, kafka: false };
+    pub(crate) const NOTHING: Self = Self { database: false, kafka: false, listeners: false };
 }
 
 /// How the log is written.

@@ -77,8 +77,11 @@ impl Options {
     /// If the configuration is not valid, or the database is one that cannot be shared with a demo.
     pub(crate) fn of(global: &Global, asked: &cli::Demo) -> Result<Self, Failure> {
         let sources = global.sources(None);
-        let needs =
-            Needs { database: global.database_url.is_some(), kafka: global.bootstrap_servers.is_some() };
+        let needs = Needs {
+            database: global.database_url.is_some(),
+            kafka: global.bootstrap_servers.is_some(),
+            ..Needs::NOTHING
+        };
         let config = if needs == Needs::NOTHING { None } else { Some(Config::load(&sources, needs)?) };
         let mut postgres = None;
         if let Some(config) = config.as_ref().filter(|_| needs.database) {

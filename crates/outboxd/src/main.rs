@@ -71,7 +71,7 @@ fn obey(global: &Global, command: Command) -> Result<ExitCode, Failure> {
         Ok(config)
     };
     match command {
-        Command::Run => return relay(Config::load(&global.sources(None), Needs::BOTH)?),
+        Command::Run => return relay(Config::load(&global.sources(None), Needs::ALL)?),
         Command::Migrate(Migrate { command: Some(MigrateCommand::Grants(asked)), .. }) => {
             let config = load(asked.schema_or_default(), Needs::DATABASE)?;
             wait(commands::grants(Adapter::of(&config)?, &asked))?;
@@ -85,7 +85,7 @@ fn obey(global: &Global, command: Command) -> Result<ExitCode, Failure> {
             wait(commands::migrate(Adapter::of(&config)?, &asked))?;
         }
         Command::Check(asked) => {
-            let config = load(None, Needs::BOTH)?;
+            let config = load(None, Needs::ALL)?;
             wait(commands::check(Adapter::of(&config)?, &config.kafka, &config.relay.routes, &asked))?;
         }
         Command::Status(asked) => {
@@ -121,7 +121,7 @@ fn obey(global: &Global, command: Command) -> Result<ExitCode, Failure> {
             commands::config_show(&load(None, Needs::NOTHING)?, asked.output)?;
         }
         Command::Config(ConfigCommand::Check(asked)) => {
-            commands::config_check(&load(None, Needs::BOTH)?, asked.output)?;
+            commands::config_check(&load(None, Needs::ALL)?, asked.output)?;
         }
         Command::Config(ConfigCommand::Reference) => output::print(&config::toml_file())?,
         Command::Healthcheck(asked) => {

@@ -65,7 +65,8 @@ impl Desk {
     /// Closes the session if nobody needs it.
     pub(super) fn rest(&self) {
         let mut slot = self.tracer.lock().unwrap_or_else(PoisonError::into_inner);
-        if slot.as_ref().is_some_and(|(_, asked)| asked.elapsed() >= REST_AFTER) {
+        let rests = |tracer: &Arc<Tracer>| Arc::strong_count(tracer) == 1;
+        if slot.as_ref().is_some_and(|(tracer, asked)| rests(tracer) && asked.elapsed() >= REST_AFTER) {
             *slot = None;
         }
     }

@@ -35,7 +35,7 @@ enum Listen {
 impl Check {
     /// `None`: it is off. What protects it is looked at only for commands that would start it or judge it.
     pub(super) fn admin(&mut self, needs: Needs) -> Option<AdminSection> {
-        let judged = needs == Needs::BOTH;
+        let judged = needs.listeners;
         let token = self.admin_token(judged);
         let hosts = self.parsed("admin.hosts", hosts).unwrap_or_default();
         let listen = self.parsed("admin.listen", |text| match text {

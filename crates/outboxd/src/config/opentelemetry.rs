@@ -8,6 +8,9 @@ use std::ffi::OsString;
 /// Spans that may wait to be exported, unless `OTEL_BSP_MAX_QUEUE_SIZE` says otherwise: two for each message of a few pages.
 const QUEUE_SPANS: usize = 8_192;
 
+/// Whatever is asked for: the SDK sets the whole queue aside at once.
+const QUEUE_SPANS_MAX: usize = 65_536;
+
 /// Whether and how spans are exported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Export {
@@ -63,7 +66,7 @@ impl Export {
             queue_spans: get("OTEL_BSP_MAX_QUEUE_SIZE")
                 .and_then(|number| number.parse().ok())
                 .filter(|number| *number > 0)
-                .unwrap_or(QUEUE_SPANS),
+                .map_or(QUEUE_SPANS, |number| QUEUE_SPANS_MAX.min(number)),
             is_named: get("OTEL_SERVICE_NAME").is_some()
                 || get("OTEL_RESOURCE_ATTRIBUTES").is_some_and(|all| all.split(',').any(names_service)),
         })
@@ -118,6 +121,7 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!((queue("100"), queue("0"), queue("many")), (100, QUEUE_SPANS, QUEUE_SPANS));
+        assert_eq!(queue("1000000000"), QUEUE_SPANS_MAX);
     }
 
     #[test]

@@ -91,38 +91,40 @@ fn the_admin_listener_needs_a_token_where_others_reach_it() {
         ("OUTBOXD__KAFKA__BOOTSTRAP_SERVERS", "localhost:9092"),
     ];
     let load = |set: &[(&str, &str)], needs| load(&[&database, set].concat(), needs);
-    let admin = load(&[], Needs::BOTH).unwrap().admin.unwrap();
+    let admin = load(&[], Needs::ALL).unwrap().admin.unwrap();
     assert!(admin.listen.ip().is_loopback() && !admin.chosen && admin.token.is_none());
-    assert!(load(&[("OUTBOXD__ADMIN__LISTEN", "off")], Needs::BOTH).unwrap().admin.is_none());
-    assert!(load(&[("OUTBOXD__ADMIN__LISTEN", "[::1]:0")], Needs::BOTH).unwrap().admin.unwrap().chosen);
+    assert!(load(&[("OUTBOXD__ADMIN__LISTEN", "off")], Needs::ALL).unwrap().admin.is_none());
+    assert!(load(&[("OUTBOXD__ADMIN__LISTEN", "[::1]:0")], Needs::ALL).unwrap().admin.unwrap().chosen);
     let everywhere = ("OUTBOXD__ADMIN__LISTEN", "0.0.0.0:9465");
-    let refused = load(&[everywhere], Needs::BOTH).unwrap_err();
+    let refused = load(&[everywhere], Needs::ALL).unwrap_err();
     assert!(
         refused.contains("admin.token: is not set") && refused.contains("ADMIN__TOKEN_FILE"),
         "{refused}"
     );
-    load(&[everywhere], Needs::DATABASE).unwrap();
+    for needs in [Needs::DATABASE, Needs::BOTH] {
+        load(&[everywhere], needs).unwrap();
+    }
     let hosts = ("OUTBOXD__ADMIN__HOSTS", "Trace.example, outboxd");
     let admin =
-        load(&[everywhere, ("OUTBOXD__ADMIN__TOKEN", token), hosts], Needs::BOTH).unwrap().admin.unwrap();
+        load(&[everywhere, ("OUTBOXD__ADMIN__TOKEN", token), hosts], Needs::ALL).unwrap().admin.unwrap();
     assert!(admin.token.is_some() && admin.hosts == ["trace.example", "outboxd"]);
     for (short, key) in
         [("c4n4ry", "admin.token: "), ("c4n4ry c4n4ry c4n4ry c4n4ry c4n4ry c4n4ry", "admin.token: ")]
     {
-        let refused = load(&[everywhere, ("OUTBOXD__ADMIN__TOKEN", short)], Needs::BOTH).unwrap_err();
+        let refused = load(&[everywhere, ("OUTBOXD__ADMIN__TOKEN", short)], Needs::ALL).unwrap_err();
         assert!(
             refused.contains(key) && refused.contains("32 to 1024") && !refused.contains("c4n4ry"),
             "{refused}"
         );
     }
-    assert!(load(&[("OUTBOXD__ADMIN__HOSTS", "a:1")], Needs::BOTH).unwrap_err().contains("admin.hosts: "));
+    assert!(load(&[("OUTBOXD__ADMIN__HOSTS", "a:1")], Needs::ALL).unwrap_err().contains("admin.hosts: "));
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("token");
     std::fs::write(&file, format!("{token}\n")).unwrap();
     let file = ("OUTBOXD__ADMIN__TOKEN_FILE", file.to_str().unwrap());
-    let admin = load(&[everywhere, file], Needs::BOTH).unwrap().admin.unwrap();
+    let admin = load(&[everywhere, file], Needs::ALL).unwrap().admin.unwrap();
     assert_eq!(admin.token.unwrap().expose_secret(), token);
-    let both = load(&[file, ("OUTBOXD__ADMIN__TOKEN", token)], Needs::BOTH).unwrap_err();
+    let both = load(&[file, ("OUTBOXD__ADMIN__TOKEN", token)], Needs::ALL).unwrap_err();
     assert!(both.contains("admin.token and admin.token_file are both set"), "{both}");
 }
 
