@@ -338,7 +338,11 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         });
         // One of an earlier life.
         let Some(slot) = slot else { return Some(false) };
-        let Slot::Published(published) = std::mem::replace(slot, Slot::Failed) else { return Some(false) };
+        let failed = match slot {
+            Slot::Published(published) => Slot::Failed(published.seq),
+            Slot::Acknowledged { .. } | Slot::Failed(_) | Slot::Reached(_) => return Some(false),
+        };
+        let Slot::Published(published) = std::mem::replace(slot, failed) else { return Some(false) };
         if let Ok(receipt) = result {
             *slot = Slot::Acknowledged {
                 entry: ReceiptEntry {
@@ -416,6 +420,8 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             // The first one in the order of the replay is the one that keeps it.
             match &mut work.mood {
                 Mood::Stopping(known) if known.seq <= stop.seq => {}
+                // Somebody wants it to rest; if it goes on, what stops it comes again.
+                Mood::Leaving => {}
                 mood => *mood = Mood::Stopping(stop),
             }
             work.waiting.clear();
@@ -426,6 +432,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
     pub(crate) fn record_replay(&mut self) {
         if let Some(work) = &mut self.replay.work {
             work.look_how_far();
+            work.look_whether_the_stop_holds();
         }
         self.leave_replay();
         let now = Instant::now();
@@ -469,7 +476,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             work.waiting.clear();
             work.ready = 0;
             for slot in work.slots.iter_mut().filter(|slot| !matches!(slot, Slot::Published(_))) {
-                *slot = Slot::Failed;
+                *slot = Slot::Failed(place);
             }
             return;
         };
@@ -495,7 +502,12 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             }
             ReplayState::Paused | ReplayState::Cancelled => {
                 tracing::info!(target: "outboxd::replay", replay, pos, state = state.as_str(), "a replay rests");
-                work.turn_to(Mood::Leaving);
+                // Also of one that was to stop: nobody waits for that any more.
+                work.mood = Mood::Leaving;
+                work.waiting.clear();
+                if self.replay.overdue {
+                    self.replay.forget();
+                }
             }
         }
     }
@@ -531,7 +543,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         let slots = self.replay.work.iter().flat_map(|work| &work.slots);
         let overdue = slots.filter_map(|slot| match slot {
             Slot::Published(published) => Some(published),
-            Slot::Acknowledged { .. } | Slot::Failed | Slot::Reached(_) => None,
+            Slot::Acknowledged { .. } | Slot::Failed(_) | Slot::Reached(_) => None,
         });
         let overdue = overdue
             .filter(|published| self.has_answered_since(published.since))

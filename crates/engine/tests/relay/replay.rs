@@ -350,3 +350,71 @@ async fn a_message_that_ends_the_relays_that_replay_it_stops_its_replay() {
     assert_eq!(first_copies(&broker, replay), payloads("a", 0..5));
     relay.drained().await;
 }
+
+/// A table with a dispatched message each of these topics, in this order, and the relay that has dispatched them.
+async fn dispatched_to(topics: &[&str]) -> (MemoryTable, ScriptedBroker, Running) {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(topics));
+    for topic in topics {
+        table.commit(&numbered(topic, topic, 0..1));
+    }
+    let relay = Running::start(&table, &broker);
+    until("they are dispatched", || table.receipts().len() == topics.len()).await;
+    (table, broker, relay)
+}
+
+/// What it came to is written down once, and the relay goes on to the next one.
+#[tokio::test(start_paused = true)]
+async fn a_replay_that_rests_just_before_it_would_stop_is_left() {
+    for rest in [ReplayState::Paused, ReplayState::Cancelled] {
+        let (table, broker, relay) = dispatched_to(&["slow", "gone"]).await;
+        broker.silent_topic("slow", true);
+        broker.delete_topic("gone");
+        let replay = table.replay(None, None, None);
+        until("its copies are with the client", || relay.counts().enqueued > 2).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        table.set_replay(replay, rest);
+        broker.silent_topic("slow", false);
+        until("what was published is written down", || table.replay_of(replay).published == 1).await;
+        broker.create_topic("gone");
+        let next = table.replay(None, None, None);
+        state(&table, next, ReplayState::Done).await;
+        assert_eq!(table.replay_of(replay).state, rest);
+        assert_eq!(copies(&broker, replay), ["slow0"]);
+        relay.drained().await;
+    }
+}
+
+/// Also if its copies are never acknowledged.
+#[tokio::test(start_paused = true)]
+async fn a_replay_that_rests_before_its_copies_are_overdue_is_left() {
+    let (table, broker, relay) = dispatched(20).await;
+    broker.create_topic("silent");
+    broker.silent_topic("silent", true);
+    let replay = table.replay(None, Some("silent"), None);
+    until("copies are with the client", || relay.counts().enqueued > 20).await;
+    table.set_replay(replay, ReplayState::Paused);
+    let next = table.replay(None, None, None);
+    state(&table, next, ReplayState::Done).await;
+    assert_eq!(table.replay_of(replay).state, ReplayState::Paused);
+    relay.drained().await;
+}
+
+/// Who resumes it without the message that stopped it leaves out that one and no other.
+#[tokio::test(start_paused = true)]
+async fn a_replay_stops_only_once_everything_before_is_published() {
+    let (table, broker, relay) = dispatched_to(&["slow", "slower", "gone"]).await;
+    broker.silent_topic("slow", true);
+    broker.silent_topic("slower", true);
+    broker.delete_topic("gone");
+    let replay = table.replay(None, None, None);
+    until("its copies are with the client", || relay.counts().enqueued > 3).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    broker.refuse("slow0", Fault::TooLarge, 1);
+    broker.silent_topic("slow", false);
+    broker.silent_topic("slower", false);
+    state(&table, replay, ReplayState::Stopped).await;
+    let found = table.replay_of(replay);
+    assert_eq!((found.stop.unwrap().seq, found.task.pos, found.published), (Seq(3), Seq(2), 2));
+    assert!(first_copies(&broker, replay).contains(&"slow0".to_owned()));
+    relay.drained().await;
+}
