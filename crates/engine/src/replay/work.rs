@@ -95,6 +95,8 @@ pub(super) struct Work {
     pub(super) mood: Mood,
     /// The database knows that this term works on it: nothing is published before.
     pub(super) is_noted: bool,
+    /// A copy would be handed over if it did.
+    pub(super) is_to_be_noted: bool,
     pub(super) taken_at: Instant,
     pub(super) recorded_at: Instant,
     /// The next copy may go, by the replay's own rate.
@@ -121,7 +123,7 @@ pub(crate) struct Replaying {
     pub(super) live_at: Option<Instant>,
     pub(super) has_failed: bool,
     /// Copies are not acknowledged although Kafka answers: they are not waited for.
-    pub(super) overdue: bool,
+    pub(crate) overdue: bool,
     /// Copies of replays that were let go of before their answers came. The client has them until it is made anew.
     pub(super) abandoned: usize,
     pub(super) work: Option<Work>,
@@ -218,6 +220,7 @@ impl Work {
             outstanding_bytes: 0,
             mood: Mood::GoesOn,
             is_noted: false,
+            is_to_be_noted: false,
             taken_at: now,
             recorded_at: now,
             due_at: now,
@@ -271,8 +274,7 @@ impl Work {
             return is_known.then(|| ReplayTurn::Stopped(stop.clone()));
         }
         let turn = if self.reached >= self.task.last { ReplayTurn::Done } else { ReplayTurn::GoesOn };
-        let is_to_be_noted = !self.is_noted && matches!(self.waiting.front(), Some(Waiting::Copy(_)));
-        (self.ready > 0 || is_to_be_noted).then_some(turn)
+        (self.ready > 0 || self.is_to_be_noted && !self.is_noted).then_some(turn)
     }
 
     pub(super) fn receipts(&self, slots: usize, now: Instant) -> Vec<ReceiptEntry> {
