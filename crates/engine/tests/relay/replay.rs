@@ -424,7 +424,7 @@ async fn a_replay_stops_only_once_everything_before_is_published() {
 async fn a_replay_that_is_paused_and_resumed_during_a_question_leaves_nothing_out() {
     let (table, broker, relay) = dispatched(40).await;
     table.replay_takes(Duration::from_secs(4));
-    let replay = table.replay(None, None, Some(5));
+    let replay = table.replay(None, None, Some(1));
     until("the second question is on its way", || copies(&broker, replay).len() == 4).await;
     table.set_replay(replay, ReplayState::Paused);
     tokio::time::sleep(Duration::from_secs(2)).await;
