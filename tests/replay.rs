@@ -386,7 +386,10 @@ async fn a_replay_says_how_many_of_its_messages_were_purged_meanwhile() {
     let done = is(&place.setup, replay, "done").await;
     assert_eq!((done["published"].as_u64(), done["total"].as_u64()), (Some(25), Some(40)));
     let told = place.setup.run_ok(&["replay", "show", &replay.to_string()]).await;
-    assert!(told.contains("15 of the messages that were meant were not there any more"), "{told}");
+    assert!(
+        told.contains("15 of the messages that were counted when it was requested were not found"),
+        "{told}"
+    );
 }
 
 /// A reader sees replays, but for keys; who asks for one needs the relay's role, which may do it.

@@ -12,6 +12,8 @@ use crate::publisher::Publisher;
 
 /// What is left of the grace period for the last settle, whatever Kafka does.
 const SETTLE_RESERVE: Duration = Duration::from_secs(3);
+/// So long nothing but copies of a replay is waited for: without their answers they are published once more, and nothing else is lost.
+const REPLAY_PATIENCE: Duration = Duration::from_secs(1);
 
 impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
     /// Once everything is at rest, what the quiet was for. Also when it takes too long.
@@ -21,10 +23,16 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         let waited = since.elapsed();
         let reports_in = self.window.outstanding() == 0;
         let patience = match quiet {
-            // A producer that is beyond repair answers nothing more.
-            Quiet::Rewind { renew: true, .. } => Duration::ZERO,
+            // A producer that is beyond repair answers nothing more. One that is given up for a silent topic answers for the others.
+            Quiet::Rewind { renew: true, .. } if !self.replay.overdue => Duration::ZERO,
             Quiet::Rewind { .. } | Quiet::Renew => self.config.outage_after,
             Quiet::Drain => self.config.grace.saturating_sub(SETTLE_RESERVE.min(self.config.grace / 4)),
+        };
+        let patience = match quiet {
+            Quiet::Rewind { .. } | Quiet::Drain if self.only_a_replay_is_out() => {
+                patience.min(if self.replay.overdue { Duration::ZERO } else { REPLAY_PATIENCE })
+            }
+            Quiet::Rewind { .. } | Quiet::Drain | Quiet::Renew => patience,
         };
         if !reports_in && waited < patience {
             return None;
@@ -50,5 +58,11 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             }
             Quiet::Renew => Some(End::Rewind { pause: true, renew: true }),
         }
+    }
+
+    /// Whether all that is with the client are copies of a replay.
+    fn only_a_replay_is_out(&self) -> bool {
+        let copies = self.replay.outstanding();
+        copies > 0 && copies == self.window.outstanding()
     }
 }

@@ -93,6 +93,8 @@ pub(crate) struct Lasting {
     pub(crate) replay_wanted: Arc<AtomicBool>,
     /// The next copy's number.
     pub(crate) replay_slot: u64,
+    /// The replay of which a copy failed in company, and up to where its copies go one at a time.
+    pub(crate) replay_slow_to: Option<(i64, outboxd_core::Seq)>,
     /// The message that this process has tried last: its attempts have not ended the process.
     pub(crate) tried: Option<outboxd_core::Seq>,
 }

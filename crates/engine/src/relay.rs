@@ -59,6 +59,7 @@ impl<O: Outbox, P: Publisher> Relay<O, P> {
             stranded: Arc::default(),
             replay_wanted: Arc::default(),
             replay_slot: 0,
+            replay_slow_to: None,
             tried: None,
         };
         Self { outbox: Arc::new(outbox), publisher, config, observer, lasting }

@@ -44,6 +44,8 @@ const ROWS_MAX: u32 = 10_000;
 const RECORD_EVERY: Duration = Duration::from_secs(1);
 /// Copies after which it is written down earlier.
 const RECORD_COPIES: usize = 20_000;
+/// Copies, handed over and not written down, behind which no more are handed over.
+const SLOTS_MAX: usize = 2 * RECORD_COPIES;
 /// So many terms that took a replay up and ended without a word, and nothing was written down: it is not taken up again.
 const IN_VAIN_MAX: u32 = 3;
 /// After a question or an answer that failed.
@@ -157,10 +159,14 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             Some(work) if work.mood == Mood::GoesOn && Some((task.replay, work.read_to)) == going_on => work,
             // Asked for before it was to begin anew, or to stop.
             Some(_) => return,
+            // Left meanwhile: what was asked for goes on behind copies that nobody has published.
+            None if going_on.is_some() => return,
             none @ None => {
                 tracing::info!(target: "outboxd::replay", replay = task.replay, who = task.who, total = task.total,
                     from = task.pos.0, to_topic = task.to_topic, rate = task.rate, "publishing again what a replay asks for");
-                none.insert(Work::new(task, enough, self.lasting.replay_slot, now))
+                let slow_to = self.lasting.replay_slow_to.filter(|(replay, _)| *replay == task.replay);
+                let slow_to = slow_to.map(|(_, seq)| seq);
+                none.insert(Work { slow_to, ..Work::new(task, enough, self.lasting.replay_slot, now) })
             }
         };
         if messages.is_empty() {
@@ -212,19 +218,12 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         let (messages_max, bytes_max) = self.share();
         let is_beside_live = self.replay.is_beside_live(self.window.messages(), now);
         let Some(work) = &self.replay.work else { return Step::Wait };
-        if !work.is_noted {
-            return Step::Wait;
-        }
-        if work.task.in_vain >= IN_VAIN_MAX {
-            let relays = work.task.in_vain;
-            return Step::Stop(format!(
-                "{relays} relays ended without a word while they published from here on"
-            ));
-        }
         let is_slow = work.slow_to.is_some_and(|seq| message.seq <= seq);
         let alone = work.accused == Some(message.seq);
         let in_flight_max = if is_slow { 1 } else { messages_max };
-        let is_full = work.outstanding >= in_flight_max || work.outstanding_bytes >= bytes_max;
+        // Those behind a copy that is not acknowledged cannot be written down.
+        let is_long = work.slots.len() >= SLOTS_MAX;
+        let is_full = work.outstanding >= in_flight_max || work.outstanding_bytes >= bytes_max || is_long;
         let is_early = now < work.due_at && (is_beside_live || work.task.rate.is_some());
         if is_full || is_early || (alone && self.window.outstanding() > 0) {
             return Step::Wait;
@@ -236,6 +235,9 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             Ok(None) => return Step::Wait,
             Err(why) => return Step::Stop(why),
         };
+        if let Some(step) = self.take_up() {
+            return step;
+        }
         if self.window.outstanding() == 0 {
             self.heard_at = now;
         }
@@ -273,6 +275,19 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                 Step::Wait
             }
         }
+    }
+
+    /// A copy would be handed over now. What must be done first, if anything.
+    fn take_up(&mut self) -> Option<Step> {
+        let work = self.replay.work.as_mut()?;
+        if !work.is_noted {
+            work.is_to_be_noted = true;
+            return Some(Step::Wait);
+        }
+        let relays = work.task.in_vain;
+        (relays >= IN_VAIN_MAX).then(|| {
+            Step::Stop(format!("{relays} relays ended without a word while they published from here on"))
+        })
     }
 
     /// The record, if it is known where it goes. Where an operator sends copies elsewhere, the partition that an intent names means
@@ -338,7 +353,11 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         });
         // One of an earlier life.
         let Some(slot) = slot else { return Some(false) };
-        let Slot::Published(published) = std::mem::replace(slot, Slot::Failed) else { return Some(false) };
+        let failed = match slot {
+            Slot::Published(published) => Slot::Failed(published.seq),
+            Slot::Acknowledged { .. } | Slot::Failed(_) | Slot::Reached(_) => return Some(false),
+        };
+        let Slot::Published(published) = std::mem::replace(slot, failed) else { return Some(false) };
         if let Ok(receipt) = result {
             *slot = Slot::Acknowledged {
                 entry: ReceiptEntry {
@@ -391,6 +410,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
                     let was_slow = work.slow_to.is_some_and(|slow_to| seq <= slow_to);
                     work.accused = work.accused.or(was_slow.then_some(seq));
                     work.slow_to = work.slow_to.max(Some(seq));
+                    self.lasting.replay_slow_to = work.slow_to.map(|seq| (work.task.replay, seq));
                     work.turn_to(Mood::Anew);
                 }
             }
@@ -416,6 +436,8 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             // The first one in the order of the replay is the one that keeps it.
             match &mut work.mood {
                 Mood::Stopping(known) if known.seq <= stop.seq => {}
+                // Somebody wants it to rest; if it goes on, what stops it comes again.
+                Mood::Leaving => {}
                 mood => *mood = Mood::Stopping(stop),
             }
             work.waiting.clear();
@@ -426,6 +448,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
     pub(crate) fn record_replay(&mut self) {
         if let Some(work) = &mut self.replay.work {
             work.look_how_far();
+            work.look_whether_the_stop_holds();
         }
         self.leave_replay();
         let now = Instant::now();
@@ -469,7 +492,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             work.waiting.clear();
             work.ready = 0;
             for slot in work.slots.iter_mut().filter(|slot| !matches!(slot, Slot::Published(_))) {
-                *slot = Slot::Failed;
+                *slot = Slot::Failed(place);
             }
             return;
         };
@@ -495,7 +518,12 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
             }
             ReplayState::Paused | ReplayState::Cancelled => {
                 tracing::info!(target: "outboxd::replay", replay, pos, state = state.as_str(), "a replay rests");
-                work.turn_to(Mood::Leaving);
+                // Also of one that was to stop: nobody waits for that any more.
+                work.mood = Mood::Leaving;
+                work.waiting.clear();
+                if self.replay.overdue {
+                    self.replay.forget();
+                }
             }
         }
     }
@@ -531,7 +559,7 @@ impl<O: Outbox, P: Publisher> Pipeline<'_, O, P> {
         let slots = self.replay.work.iter().flat_map(|work| &work.slots);
         let overdue = slots.filter_map(|slot| match slot {
             Slot::Published(published) => Some(published),
-            Slot::Acknowledged { .. } | Slot::Failed | Slot::Reached(_) => None,
+            Slot::Acknowledged { .. } | Slot::Failed(_) | Slot::Reached(_) => None,
         });
         let overdue = overdue
             .filter(|published| self.has_answered_since(published.since))

@@ -468,6 +468,7 @@ macro_rules! operator_conformance {
             deciding::the_audit_is_listed_newest_first_and_filtered,
             replaying::a_replay_gives_messages_out_as_they_were_published,
             replaying::every_condition_of_a_replay_must_be_met,
+            replaying::no_question_about_a_replay_looks_at_more_than_it_may,
             replaying::a_search_for_dispatched_messages_goes_in_small_steps,
             replaying::receipts_of_replays_do_not_confuse_the_sweep,
             replaying::an_operator_sees_replays_and_changes_those_that_are_open,

@@ -45,8 +45,8 @@ pub(super) enum Slot {
         entry: ReceiptEntry,
         at: Instant,
     },
-    /// Not acknowledged.
-    Failed,
+    /// Not acknowledged, and which one.
+    Failed(Seq),
     Reached(Seq),
 }
 
@@ -95,6 +95,8 @@ pub(super) struct Work {
     pub(super) mood: Mood,
     /// The database knows that this term works on it: nothing is published before.
     pub(super) is_noted: bool,
+    /// A copy would be handed over if it did.
+    pub(super) is_to_be_noted: bool,
     pub(super) taken_at: Instant,
     pub(super) recorded_at: Instant,
     /// The next copy may go, by the replay's own rate.
@@ -121,7 +123,9 @@ pub(crate) struct Replaying {
     pub(super) live_at: Option<Instant>,
     pub(super) has_failed: bool,
     /// Copies are not acknowledged although Kafka answers: they are not waited for.
-    pub(super) overdue: bool,
+    pub(crate) overdue: bool,
+    /// Copies of replays that were let go of before their answers came. The client has them until it is made anew.
+    pub(super) abandoned: usize,
     pub(super) work: Option<Work>,
 }
 
@@ -137,13 +141,14 @@ impl Replaying {
             live_at: None,
             has_failed: false,
             overdue: false,
+            abandoned: 0,
             work: None,
         }
     }
 
     /// Copies with the client.
     pub(crate) fn outstanding(&self) -> usize {
-        self.work.as_ref().map_or(0, |work| work.outstanding)
+        self.abandoned + self.work.as_ref().map_or(0, |work| work.outstanding)
     }
 
     /// Copies that Kafka may have and that will be published again if the run ends here.
@@ -181,7 +186,7 @@ impl Replaying {
         slots
             .filter_map(|slot| match slot {
                 Slot::Published(published) => Some(published.topic.to_string()),
-                Slot::Acknowledged { .. } | Slot::Failed | Slot::Reached(_) => None,
+                Slot::Acknowledged { .. } | Slot::Failed(_) | Slot::Reached(_) => None,
             })
             .collect()
     }
@@ -193,6 +198,7 @@ impl Replaying {
     }
 
     pub(super) fn forget(&mut self) {
+        self.abandoned = self.outstanding();
         self.work = None;
         self.ask_again = true;
     }
@@ -214,6 +220,7 @@ impl Work {
             outstanding_bytes: 0,
             mood: Mood::GoesOn,
             is_noted: false,
+            is_to_be_noted: false,
             taken_at: now,
             recorded_at: now,
             due_at: now,
@@ -232,10 +239,19 @@ impl Work {
     /// Everything that is waiting is forgotten; what is out is awaited.
     pub(super) fn turn_to(&mut self, mood: Mood) {
         // What an operator wants, and what stops it, is not taken back by a wish to begin anew.
-        if !matches!(self.mood, Mood::Stopping(_)) {
+        if !matches!(self.mood, Mood::Stopping(_) | Mood::Leaving) {
             self.mood = mood;
         }
         self.waiting.clear();
+    }
+
+    /// A stop holds only once everything before it is published: who resumes behind its message must leave out nothing else. What failed
+    /// before it is tried first, and it comes again.
+    pub(super) fn look_whether_the_stop_holds(&mut self) {
+        let Mood::Stopping(stop) = &self.mood else { return };
+        if self.slots.iter().any(|slot| matches!(slot, Slot::Failed(seq) if *seq < stop.seq)) {
+            self.mood = Mood::Anew;
+        }
     }
 
     /// Counts the slots in front of which nothing is missing.
@@ -244,7 +260,7 @@ impl Work {
             self.reached = match slot {
                 Slot::Acknowledged { entry, .. } => entry.seq,
                 Slot::Reached(seq) => *seq,
-                Slot::Published(_) | Slot::Failed => return,
+                Slot::Published(_) | Slot::Failed(_) => return,
             }
             .max(self.reached);
             self.ready += 1;
@@ -258,8 +274,7 @@ impl Work {
             return is_known.then(|| ReplayTurn::Stopped(stop.clone()));
         }
         let turn = if self.reached >= self.task.last { ReplayTurn::Done } else { ReplayTurn::GoesOn };
-        let is_to_be_noted = !self.is_noted && matches!(self.waiting.front(), Some(Waiting::Copy(_)));
-        (self.ready > 0 || is_to_be_noted).then_some(turn)
+        (self.ready > 0 || self.is_to_be_noted && !self.is_noted).then_some(turn)
     }
 
     pub(super) fn receipts(&self, slots: usize, now: Instant) -> Vec<ReceiptEntry> {
@@ -269,7 +284,7 @@ impl Work {
                 let acknowledged_ms_before = u32::try_from(before).unwrap_or(u32::MAX);
                 Some(ReceiptEntry { acknowledged_ms_before, ..entry.clone() })
             }
-            Slot::Published(_) | Slot::Failed | Slot::Reached(_) => None,
+            Slot::Published(_) | Slot::Failed(_) | Slot::Reached(_) => None,
         });
         entries.collect()
     }

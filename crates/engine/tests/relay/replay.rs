@@ -350,3 +350,153 @@ async fn a_message_that_ends_the_relays_that_replay_it_stops_its_replay() {
     assert_eq!(first_copies(&broker, replay), payloads("a", 0..5));
     relay.drained().await;
 }
+
+/// A table with a dispatched message each of these topics, in this order, and the relay that has dispatched them.
+async fn dispatched_to(topics: &[&str]) -> (MemoryTable, ScriptedBroker, Running) {
+    let (table, broker) = (MemoryTable::default(), ScriptedBroker::with_topics(topics));
+    for topic in topics {
+        table.commit(&numbered(topic, topic, 0..1));
+    }
+    let relay = Running::start(&table, &broker);
+    until("they are dispatched", || table.receipts().len() == topics.len()).await;
+    (table, broker, relay)
+}
+
+/// What it came to is written down once, and the relay goes on to the next one.
+#[tokio::test(start_paused = true)]
+async fn a_replay_that_rests_just_before_it_would_stop_is_left() {
+    for rest in [ReplayState::Paused, ReplayState::Cancelled] {
+        let (table, broker, relay) = dispatched_to(&["slow", "gone"]).await;
+        broker.silent_topic("slow", true);
+        broker.delete_topic("gone");
+        let replay = table.replay(None, None, None);
+        until("its copies are with the client", || relay.counts().enqueued > 2).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        table.set_replay(replay, rest);
+        broker.silent_topic("slow", false);
+        until("what was published is written down", || table.replay_of(replay).published == 1).await;
+        broker.create_topic("gone");
+        let next = table.replay(None, None, None);
+        state(&table, next, ReplayState::Done).await;
+        assert_eq!(table.replay_of(replay).state, rest);
+        assert_eq!(copies(&broker, replay), ["slow0"]);
+        relay.drained().await;
+    }
+}
+
+/// Also if its copies are never acknowledged.
+#[tokio::test(start_paused = true)]
+async fn a_replay_that_rests_before_its_copies_are_overdue_is_left() {
+    let (table, broker, relay) = dispatched(20).await;
+    broker.create_topic("silent");
+    broker.silent_topic("silent", true);
+    let replay = table.replay(None, Some("silent"), None);
+    until("copies are with the client", || relay.counts().enqueued > 20).await;
+    table.set_replay(replay, ReplayState::Paused);
+    let next = table.replay(None, None, None);
+    state(&table, next, ReplayState::Done).await;
+    assert_eq!(table.replay_of(replay).state, ReplayState::Paused);
+    relay.drained().await;
+}
+
+/// Who resumes it without the message that stopped it leaves out that one and no other.
+#[tokio::test(start_paused = true)]
+async fn a_replay_stops_only_once_everything_before_is_published() {
+    let (table, broker, relay) = dispatched_to(&["slow", "slower", "gone"]).await;
+    broker.silent_topic("slow", true);
+    broker.silent_topic("slower", true);
+    broker.delete_topic("gone");
+    let replay = table.replay(None, None, None);
+    until("its copies are with the client", || relay.counts().enqueued > 3).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    broker.refuse("slow0", Fault::TooLarge, 1);
+    broker.silent_topic("slow", false);
+    broker.silent_topic("slower", false);
+    state(&table, replay, ReplayState::Stopped).await;
+    let found = table.replay_of(replay);
+    assert_eq!((found.stop.unwrap().seq, found.task.pos, found.published), (Seq(3), Seq(2), 2));
+    assert!(first_copies(&broker, replay).contains(&"slow0".to_owned()));
+    relay.drained().await;
+}
+
+/// What was asked for before it was paused goes on behind copies that were never published.
+#[tokio::test(start_paused = true)]
+async fn a_replay_that_is_paused_and_resumed_during_a_question_leaves_nothing_out() {
+    let (table, broker, relay) = dispatched(40).await;
+    table.replay_takes(Duration::from_secs(4));
+    let replay = table.replay(None, None, Some(1));
+    until("the second question is on its way", || copies(&broker, replay).len() == 4).await;
+    table.set_replay(replay, ReplayState::Paused);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    table.set_replay(replay, ReplayState::Running);
+    state(&table, replay, ReplayState::Done).await;
+    assert_eq!(first_copies(&broker, replay), payloads("a", 0..40));
+    relay.drained().await;
+}
+
+/// Only copies of a replay are out.
+#[tokio::test(start_paused = true)]
+async fn copies_that_are_not_acknowledged_keep_neither_a_drain_nor_a_rewind_waiting() {
+    let (table, broker, relay) = dispatched(20).await;
+    broker.create_topic("silent");
+    broker.silent_topic("silent", true);
+    table.replay(None, Some("silent"), None);
+    until("copies are with the client", || relay.counts().enqueued > 20).await;
+    broker.refuse("b0", Fault::InvalidRecord, 1);
+    table.commit(&numbered("orders", "b", 0..3));
+    let began = Instant::now();
+    until("live messages", || table.receipts().len() == 23).await;
+    assert!(began.elapsed() < Duration::from_secs(3), "a rewind took {:?}", began.elapsed());
+    let enqueued = relay.counts().enqueued;
+    until("copies are with the client again", || relay.counts().enqueued > enqueued).await;
+    let began = Instant::now();
+    relay.drained().await;
+    assert!(began.elapsed() < Duration::from_secs(3), "a drain took {:?}", began.elapsed());
+}
+
+/// The client is made anew for it, but not before it has answered for the others.
+#[tokio::test(start_paused = true)]
+async fn a_replay_that_is_given_up_repeats_no_live_message() {
+    let (table, broker, relay) = dispatched(20).await;
+    broker.create_topic("silent");
+    broker.create_topic("slow");
+    broker.silent_topic("silent", true);
+    broker.silent_topic("slow", true);
+    let replay = table.replay(None, Some("silent"), None);
+    until("copies are with the client", || relay.counts().enqueued > 20).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    table.commit(&numbered("slow", "c", 0..1));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    table.commit(&numbered("orders", "b", 0..1));
+    state(&table, replay, ReplayState::Stopped).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    broker.silent_topic("slow", false);
+    until("live messages", || table.receipts().len() == 22).await;
+    table.commit(&numbered("orders", "b", 1..3));
+    until("newer ones", || table.receipts().len() == 24).await;
+    let counts = relay.drained().await;
+    assert_eq!((counts.duplicates, counts.outages), (0, 0));
+    assert_eq!(broker.payloads("slow"), payloads("c", 0..1));
+}
+
+/// Nothing of it was published by the relays that ended.
+#[tokio::test(start_paused = true)]
+async fn relays_that_end_before_a_replay_has_its_turn_do_not_count_against_it() {
+    let (table, broker, relay) = dispatched(5).await;
+    relay.drained().await;
+    let replay = table.replay(None, None, None);
+    table.commit(&numbered("orders", "b", 0..3));
+    broker.mute_look_ups(true);
+    for _ in 0..4 {
+        let relay = Running::start(&table, &broker);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        relay.task.abort();
+        assert!(relay.task.await.unwrap_err().is_cancelled());
+        table.end_lead_session();
+    }
+    broker.mute_look_ups(false);
+    let relay = Running::start(&table, &broker);
+    state(&table, replay, ReplayState::Done).await;
+    assert_eq!(copies(&broker, replay), payloads("a", 0..5));
+    relay.drained().await;
+}

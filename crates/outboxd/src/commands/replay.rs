@@ -373,7 +373,8 @@ fn as_facts(shown: &ReplayInfo) -> String {
     let missing = shown.total.saturating_sub(shown.published + shown.skipped);
     match shown.state {
         ReplayState::Done if missing > 0 => text.push_str(&format!(
-            "\n{missing} of the messages that were meant were not there any more when their turn came: purged meanwhile.\n"
+            "\n{missing} of the messages that were counted when it was requested were not found when their turn came. Most often they were \
+             purged meanwhile (purge.keep_messages_days).\n"
         )),
         ReplayState::Stopped => text.push_str(&format!(
             "\nRemove the cause, then `outboxd replay resume {0} --reason ..`; with --skip it goes on without that message. Or \

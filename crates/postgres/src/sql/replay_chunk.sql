@@ -2,7 +2,7 @@
 --
 --   $1 epoch, $2 nonce    the term
 --   $3 replay, $4 from    the one that is worked on, and behind which place it goes on; NULL: the oldest that runs, from where it stands
---   $5 rows               at most so many messages are looked at
+--   $5 rows               at most so many messages are looked at, of those that it names whether they are still there or not
 --   $6 messages, $7 bytes the limits of what is read; at least one message
 --
 -- A replay of few messages names them (seqs): each is a probe of message_pkey. Otherwise message_pkey is walked in windows, so that a
@@ -20,6 +20,13 @@ with term as materialized (
       select o.replay from outbox.replay o where o.state in ('running', 'paused', 'stopped') and o.state = 'running' order by o.replay limit 1
     ))
     and r.state = 'running'
+), named as materialized (
+  select n.seq
+  from task r
+  cross join lateral unnest(r.seqs) as n (seq)
+  where n.seq > r.above
+  order by n.seq
+  limit $5
 ), looked as materialized (
   select w.*
   from task r
@@ -32,15 +39,13 @@ with term as materialized (
   ) w
   union all
   select w.*
-  from task r
-  cross join lateral unnest(r.seqs) as n (seq)
+  from named n
   cross join lateral (
     select m.seq, m.xid, m.topic, m.key, m.correlation_id, m.created_at
     from outbox.message m
     where m.seq = n.seq
     limit 1
   ) w
-  where n.seq > r.above
 ), met as materialized (
   select l.seq
   from task r
@@ -77,6 +82,7 @@ with term as materialized (
     case
       when (select count(*) from taken) < (select count(*) from meant) then (select max(k.seq) from taken k)
       when r.seqs is null and (select count(*) from looked) >= $5 then (select max(l.seq) from looked l)
+      when (select count(*) from named) >= $5 then (select max(n.seq) from named n)
       else r.seq_last
     end as reached,
     (extract(epoch from clock_timestamp()) * 1000000)::bigint as clock_us

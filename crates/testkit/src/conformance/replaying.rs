@@ -245,6 +245,24 @@ pub async fn every_condition_of_a_replay_must_be_met<H: Operated>(harness: &H) {
     }
 }
 
+/// However many it names or walks over, and whether or not they are meant.
+pub async fn no_question_about_a_replay_looks_at_more_than_it_may<H: Operated>(harness: &H) {
+    let (relay, term, all) = dispatch(harness, &Intent::several(10)).await;
+    for named in [true, false] {
+        let replay = requested(harness, ReplayFilter::default(), named).await;
+        let (mut going_on, mut given) = (None, Vec::new());
+        for nth in [2, 5, 8, 9] {
+            let next = chunk(&relay, ReplayQuery { rows: 3, ..query(term, going_on, 100) }).await;
+            let ReplayChunk { messages, reached, .. } = next.expect("it runs");
+            assert_eq!(reached, all[nth].seq, "named: {named}");
+            given.extend(messages);
+            going_on = Some((replay, reached));
+        }
+        assert_eq!(seqs(&given), seqs(&all), "named: {named}");
+        harness.operator().replay_change(replay, ReplayChange::Cancel, &action()).await.expect("cancel");
+    }
+}
+
 /// No step of a search reads more than it may, and none is left out.
 pub async fn a_search_for_dispatched_messages_goes_in_small_steps<H: Operated>(harness: &H) {
     let (_, _, all) = dispatch(harness, &Intent::several(10)).await;

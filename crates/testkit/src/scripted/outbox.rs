@@ -82,6 +82,7 @@ struct State {
     reads_fail: bool,
     due_takes: Duration,
     signal_takes: Duration,
+    replay_takes: Duration,
     /// How far this outbox's clock is ahead of the test's.
     ahead: Duration,
     kafka_cluster: Option<String>,
@@ -125,6 +126,7 @@ impl Default for MemoryTable {
             reads_fail: false,
             due_takes: Duration::ZERO,
             signal_takes: Duration::ZERO,
+            replay_takes: Duration::ZERO,
             ahead: Duration::ZERO,
             kafka_cluster: None,
             receipts_since: None,

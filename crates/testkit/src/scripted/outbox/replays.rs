@@ -1,5 +1,7 @@
 //! Replays of the outbox in memory.
 
+use std::time::Duration;
+
 use outboxd_core::{Message, Seq};
 use outboxd_engine::{
     OutboxError, ReplayChunk, ReplayProgress, ReplayQuery, ReplayState, ReplayStop, ReplayTask, ReplayTurn,
@@ -61,6 +63,11 @@ impl MemoryTable {
         }
     }
 
+    /// How long a question about the next messages of a replay is on its way.
+    pub fn replay_takes(&self, duration: Duration) {
+        self.state().replay_takes = duration;
+    }
+
     /// A replay.
     ///
     /// # Panics
@@ -93,6 +100,8 @@ impl State {
 
 impl Replays for MemoryOutbox {
     async fn replay_chunk(&self, query: &ReplayQuery) -> Result<Option<ReplayChunk>, OutboxError> {
+        let takes = self.table.state().replay_takes;
+        tokio::time::sleep(takes).await;
         let state = self.table.state();
         state.alive("read the messages of a replay")?;
         if state.term != Some((query.term.epoch, query.term.nonce)) {
