@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use outboxd_core::verify::{Fingerprint, Missing, Retention, Seen, Sha256};
-use outboxd_core::{Seq, TopicPattern};
+use outboxd_core::{Receipt, Seq, TopicPattern};
 use outboxd_engine::{Landing, OutboxError, Verify};
 use outboxd_kafka::{KafkaConfig, PlaceReader, ReadError, ReadRecord, Span, retention};
 use sha2::Digest as _;
@@ -59,6 +59,9 @@ struct Expected<'a> {
 
 /// A place in a topic.
 type Place = (i32, i64);
+
+/// What receipts say is at each place of a topic. More than one names a place where the topic was made anew: its offsets began again.
+type Places<'a> = HashMap<Place, Vec<Expected<'a>>>;
 
 /// Reads Kafka back.
 pub(crate) struct Verifier<O> {
@@ -118,7 +121,7 @@ impl<O: Verify> Verifier<O> {
         }
         let count = prints.len() as u64;
         self.report.messages += count;
-        let mut by_topic: BTreeMap<String, HashMap<Place, Expected<'_>>> = BTreeMap::new();
+        let mut by_topic: BTreeMap<String, Places<'_>> = BTreeMap::new();
         let mut dispatched = 0;
         let seqs: Vec<Seq> = prints.iter().map(|print| print.seq).collect();
         for landing in self.outbox.landings(&seqs).await? {
@@ -127,7 +130,7 @@ impl<O: Verify> Verifier<O> {
             let receipt = landing.entry.receipt;
             let places = by_topic.entry(landing.entry.topic.clone()).or_default();
             let expected = Expected { print: &prints[nth], landing };
-            places.insert((receipt.partition, receipt.offset), expected);
+            places.entry((receipt.partition, receipt.offset)).or_default().push(expected);
         }
         self.report.not_dispatched += count.saturating_sub(dispatched);
         for (topic, expected) in by_topic {
@@ -150,7 +153,7 @@ impl<O: Verify> Verifier<O> {
     async fn topic(
         &mut self,
         topic: &str,
-        mut expected: HashMap<Place, Expected<'_>>,
+        mut expected: Places<'_>,
         now: OffsetDateTime,
     ) -> Result<(), VerifyError> {
         let mut places: Vec<Place> = expected.keys().copied().collect();
@@ -173,7 +176,8 @@ impl<O: Verify> Verifier<O> {
         let bounds = match read.await {
             Ok(bounds) => bounds,
             Err(ReadError::Topic { fault, code, .. }) => {
-                self.report.whole_topic(topic, fault, &code, expected.len() as u64);
+                let count = expected.values().flatten().count() as u64;
+                self.report.whole_topic(topic, fault, &code, count);
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
@@ -186,9 +190,10 @@ impl<O: Verify> Verifier<O> {
             self.retentions.insert(topic.to_owned(), asked);
         }
         let retention = self.retentions.get(topic).copied().flatten();
-        let mut absent: Vec<(Place, Expected<'_>)> = expected.into_iter().collect();
-        absent.sort_unstable_by_key(|(_, expected)| expected.print.seq);
-        for ((partition, offset), expected) in absent {
+        let mut absent: Vec<Expected<'_>> = expected.into_values().flatten().collect();
+        absent.sort_unstable_by_key(|expected| expected.print.seq);
+        for expected in absent {
+            let Receipt { partition, offset } = expected.landing.entry.receipt;
             let bounds = bounds.get(&partition).copied().unwrap_or_default();
             let age = (now - expected.landing.settled_at).try_into().unwrap_or_default();
             let missing = Missing::of(bounds.absence(offset), age, retention);
@@ -198,12 +203,14 @@ impl<O: Verify> Verifier<O> {
     }
 }
 
-fn compare(report: &mut Report, topic: &str, expected: &Expected<'_>, record: &ReadRecord) {
+fn compare(report: &mut Report, topic: &str, expected: &[Expected<'_>], record: &ReadRecord) {
     let id = record.header("id").and_then(|id| id.parse().ok());
     let seen = Seen { id, key: hash(record.key.as_ref()), payload: hash(record.payload.as_ref()) };
-    match expected.print.compare(&seen) {
-        Ok(()) => report.right(expected.landing.replay.is_some()),
-        Err(difference) => report.different(topic, difference, expected.print, &expected.landing),
+    for Expected { print, landing } in expected {
+        match print.compare(&seen) {
+            Ok(()) => report.right(landing.replay.is_some()),
+            Err(difference) => report.different(topic, difference, print, landing),
+        }
     }
 }
 
