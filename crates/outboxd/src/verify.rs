@@ -69,7 +69,7 @@ pub(crate) struct Verifier<O> {
     kafka: KafkaConfig,
     reader: PlaceReader,
     topic: Option<TopicPattern>,
-    /// What topics may lose, as far as it was asked.
+    /// What topics may lose, as far as it was asked since the last report.
     retentions: HashMap<String, Option<Retention>>,
     /// `None`: only places that receipts name are looked at.
     copies: Option<Copies>,
@@ -105,8 +105,9 @@ impl<O: Verify> Verifier<O> {
         &self.outbox
     }
 
-    /// What was found so far.
+    /// What was found since the last report. What topics may lose is asked anew from now on: it can be changed.
     pub(crate) fn take_report(&mut self) -> Report {
+        self.retentions.clear();
         std::mem::take(&mut self.report)
     }
 
@@ -185,11 +186,14 @@ impl<O: Verify> Verifier<O> {
         if expected.is_empty() {
             return Ok(());
         }
-        if !self.retentions.contains_key(topic) {
-            let asked = retention(&self.kafka, topic).await;
-            self.retentions.insert(topic.to_owned(), asked);
-        }
-        let retention = self.retentions.get(topic).copied().flatten();
+        let retention = match self.retentions.get(topic) {
+            Some(known) => *known,
+            None => {
+                let asked = retention(&self.kafka, topic).await?;
+                self.retentions.insert(topic.to_owned(), asked);
+                asked
+            }
+        };
         let mut absent: Vec<Expected<'_>> = expected.into_values().flatten().collect();
         absent.sort_unstable_by_key(|expected| expected.print.seq);
         for expected in absent {
