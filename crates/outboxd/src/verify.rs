@@ -20,6 +20,7 @@ use outboxd_engine::{Landing, OutboxError, Verify};
 use outboxd_kafka::{KafkaConfig, PlaceReader, ReadError, ReadRecord, Span, retention};
 use sha2::Digest as _;
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
 use crate::failure::Failure;
 
@@ -62,6 +63,24 @@ type Place = (i32, i64);
 
 /// What receipts say is at each place of a topic. More than one names a place where the topic was made anew: its offsets began again.
 type Places<'a> = HashMap<Place, Vec<Expected<'a>>>;
+
+/// The database's time, which goes on after it was asked: ages are judged when a record is found to be missing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    told: OffsetDateTime,
+    at: Instant,
+}
+
+impl Clock {
+    /// By what the database says now.
+    pub(crate) fn set(told: OffsetDateTime) -> Self {
+        Self { told, at: Instant::now() }
+    }
+
+    fn now(self) -> OffsetDateTime {
+        self.told + self.at.elapsed()
+    }
+}
 
 /// Reads Kafka back.
 pub(crate) struct Verifier<O> {
@@ -111,11 +130,11 @@ impl<O: Verify> Verifier<O> {
         std::mem::take(&mut self.report)
     }
 
-    /// Verifies these messages, ascending by place, by the time that it is now. Returns how many were looked at.
+    /// Verifies these messages, ascending by place. Returns how many were looked at.
     pub(crate) async fn page(
         &mut self,
         mut prints: Vec<Fingerprint>,
-        now: OffsetDateTime,
+        clock: Clock,
     ) -> Result<u64, VerifyError> {
         if let Some(pattern) = &self.topic {
             prints.retain(|print| pattern.matches(&print.topic));
@@ -135,7 +154,7 @@ impl<O: Verify> Verifier<O> {
         }
         self.report.not_dispatched += count.saturating_sub(dispatched);
         for (topic, expected) in by_topic {
-            self.topic(&topic, expected, now).await?;
+            self.topic(&topic, expected, clock).await?;
         }
         if self.copies.as_ref().is_some_and(Copies::is_full) {
             self.resolve_copies().await?;
@@ -155,7 +174,7 @@ impl<O: Verify> Verifier<O> {
         &mut self,
         topic: &str,
         mut expected: Places<'_>,
-        now: OffsetDateTime,
+        clock: Clock,
     ) -> Result<(), VerifyError> {
         let mut places: Vec<Place> = expected.keys().copied().collect();
         places.sort_unstable();
@@ -194,6 +213,7 @@ impl<O: Verify> Verifier<O> {
                 asked
             }
         };
+        let now = clock.now();
         let mut absent: Vec<Expected<'_>> = expected.into_values().flatten().collect();
         absent.sort_unstable_by_key(|expected| expected.print.seq);
         for expected in absent {
@@ -264,6 +284,8 @@ impl Sample {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use rand::SeedableRng as _;
 
     use super::*;
@@ -274,6 +296,14 @@ mod tests {
         let span = |partition, first, last| Span { partition, first, last };
         assert_eq!(spans(&places, 1_000), [span(0, 1, 5), span(0, 2_000, 2_000), span(1, 2_001, 2_001)]);
         assert_eq!(spans(&[], 1_000), []);
+    }
+
+    #[test]
+    fn the_databases_time_goes_on_while_a_run_lasts() {
+        let minute = Duration::from_secs(60);
+        let at = Instant::now().checked_sub(minute).unwrap();
+        let clock = Clock { told: OffsetDateTime::UNIX_EPOCH, at };
+        assert!(clock.now() >= OffsetDateTime::UNIX_EPOCH + minute);
     }
 
     #[test]
