@@ -54,6 +54,27 @@ async fn a_canary_goes_the_whole_way_and_fails_while_kafka_is_frozen() {
     assert!(place.setup.run(&["verify"]).await.status.success());
 }
 
+/// Somebody discarded it, for example, or it went to a partition that is not read; here it is put off for a day.
+#[tokio::test]
+async fn a_canary_that_never_comes_is_given_up_and_another_one_is_sent() {
+    let database = Database::create().await;
+    let place = Place::install(&database.url(), &shared::kafka(), "canary-lost").await;
+    let mut connection = database.connect().await;
+    let put_off = "create function put_off() returns trigger language plpgsql as $$
+        begin new.deliver_after := now() + interval '1 day'; return new; end $$;
+        create trigger put_off before insert on outbox.message for each row execute function put_off()";
+    sqlx::raw_sql(put_off).execute(&mut connection).await.unwrap();
+    let setup = place.setup.clone().set("canary.every_s", 1).set("canary.topic", &place.topic);
+    let mut relay = setup.start().await;
+    relay.wait_until("it is missed", SOON, |m| m.sum("outboxd_canary_failures_total", &[]) >= 2.0).await;
+    sqlx::raw_sql("drop trigger put_off on outbox.message").execute(&mut connection).await.unwrap();
+    let others_come = |m: &outboxd_testkit::relay::Metrics| m.sum("outboxd_canary_seconds_count", &[]) >= 2.0;
+    let metrics = relay.wait_until("others come", 2 * SOON, others_come).await;
+    assert!(metrics.sum("outboxd_canary_failures_total", &[]) >= 20.0, "{metrics}");
+    assert!(relay.terminate(SOON).await.success());
+    relay.expect_no_surprises(&["a canary did not come"]);
+}
+
 #[tokio::test]
 async fn a_canary_is_not_emitted_for_a_topic_that_does_not_exist() {
     let database = Database::create().await;

@@ -1,6 +1,7 @@
 //! Proving delivery: a run over what was delivered finds nothing, and whatever is done to Kafka's log behind the relay's back is
 //! found and named.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use outboxd_testkit::kafka::{self, Consumed};
@@ -239,6 +240,25 @@ async fn a_topic_that_was_made_anew_has_lost_its_messages_or_holds_other_ones_in
     differences.sort_unstable();
     assert_eq!(differences, ["id", "key", "payload"], "{}", verified.report);
     assert_eq!(verified.report["verified"], 97);
+}
+
+/// Offsets begin again with the topic: two receipts name one place, and one of the two messages is gone.
+#[tokio::test]
+async fn messages_that_later_ones_of_ours_replaced_in_a_topic_made_anew_are_found() {
+    let delivered = Delivered::new("verify-replaced", 100).await;
+    delivered.delete_topic().await;
+    delivered.create_topic().await;
+    delivered.emit(100).await;
+    delivered.dispatch().await;
+    let places = |record: &Consumed| (record.partition, record.offset);
+    assert_eq!(delivered.records().await.iter().map(places).collect::<HashSet<_>>().len(), 100);
+    let verified = delivered.verify(&[]).await;
+    let said = verified.assert_found("different", 100);
+    assert!(said.contains("made anew"), "{said}");
+    assert_eq!((&verified.report["messages"], &verified.report["verified"]), (&200.into(), &100.into()));
+
+    delivered.delete_topic().await;
+    delivered.verify(&[]).await.assert_found("topic_gone", 200);
 }
 
 #[tokio::test]

@@ -1,8 +1,10 @@
 -- outboxd 0003: what trace tells and replay does.
 --
--- What an operator sees: new tables, a column and a trigger; no table is walked. The locks are held for some milliseconds. Roles that
--- were granted a part of the outbox are granted the new objects too. The indexes that `outboxd trace` uses are not built here,
--- because each costs the application's commits: see `outboxd migrate trace-indexes`.
+-- What an operator sees: new tables, a column and a trigger. Neither messages nor receipts are walked; the audit is: held_action for
+-- two indexes, operation for its check. Operators' commands write these, one row for a message that they act on, so the locks are
+-- held for some milliseconds, and longer where the audit holds millions of rows. Roles that were granted a part of the outbox are
+-- granted the new objects too. The indexes that `outboxd trace` uses are not built here, because each costs the application's commits:
+-- see `outboxd migrate trace-indexes`.
 --
 -- With outboxd:  outboxd migrate
 -- With psql:     psql -1 -v ON_ERROR_STOP=1 -f 0003_trace.sql
@@ -133,8 +135,6 @@ comment on index outbox.replay_open is 'Serves the relay: what is to be publishe
 
 alter table outbox.receipt add column replay bigint;
 comment on column outbox.receipt.replay is 'The replay that these copies belong to; NULL: the messages themselves.';
-create index receipt_replay on outbox.receipt (seq_last) where replay is not null;
-comment on index outbox.receipt_replay is 'Serves trace: the copies of a message that a replay made.';
 
 alter table outbox.operation drop constraint operation_kind_check;
 alter table outbox.operation add constraint operation_kind_check

@@ -1,7 +1,8 @@
 -- outboxd 0003: what trace tells and replay does.
 --
--- What an operator sees: new tables, a column and a trigger; the write lock is held for some milliseconds. The indexes that
--- `outboxd trace` uses are not built here: see `outboxd migrate trace-indexes`.
+-- What an operator sees: new tables, a column and a trigger. Neither messages nor receipts are walked; the audit is, for two indexes
+-- and a CHECK. It holds one row for a message that an operator acted on, so the write lock is held for some milliseconds, and longer
+-- where there are millions of them. The indexes that `outboxd trace` uses are not built here: see `outboxd migrate trace-indexes`.
 --
 -- With outboxd:  outboxd migrate           (only show the SQL: --dry-run)
 -- With sqlite3:  sqlite3 -bail app.db 'begin immediate' '.read 0003_trace.sql' 'commit'
@@ -104,8 +105,6 @@ create index outbox_replay_open on outbox_replay (replay) where state in ('runni
 
 -- The replay that these copies belong to; NULL: the messages themselves.
 alter table outbox_receipt add column replay integer;
--- Serves trace: the copies of a message that a replay made.
-create index outbox_receipt_replay on outbox_receipt (seq_last) where replay is not null;
 
 -- The audit takes more kinds: SQLite cannot change a CHECK, so the table is made anew with what it holds.
 create table outbox_operation_new (

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use outboxd_core::record::topic_is_legal;
 use outboxd_engine::{Finding, Severity};
-use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, ConfigResourceResult, OwnedResourceSpecifier,
+    ResourceSpecifier,
+};
 use rdkafka::error::KafkaError;
 use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::producer::{Producer as _, ThreadedProducer};
@@ -191,27 +194,17 @@ fn unreachable(config: &KafkaConfig, connection: &Connection, error: &KafkaError
     )
 }
 
-pub(crate) async fn settings_of(
+/// The configuration of those topics that tell theirs.
+async fn settings_of(
     config: &KafkaConfig,
     connection: Connection,
     topics: &[String],
 ) -> BTreeMap<String, ConfigResource> {
-    let legal: Vec<_> = topics
-        .iter()
-        .filter(|topic| topic_is_legal(topic))
-        .map(|topic| ResourceSpecifier::Topic(topic))
-        .collect();
+    let legal: Vec<&str> = topics.iter().map(String::as_str).filter(|topic| topic_is_legal(topic)).collect();
     if legal.is_empty() {
         return BTreeMap::new();
     }
-    let connecting = config.connecting();
-    let made = spawn_blocking(move || connecting.create_with_context(connection)).await;
-    let client: AdminClient<Connection> = match made {
-        Ok(Ok(client)) => client,
-        Ok(Err(_)) | Err(_) => return BTreeMap::new(),
-    };
-    let options = AdminOptions::new().request_timeout(Some(config.look_up_within));
-    let described = client.describe_configs(&legal, &options).await.unwrap_or_default();
+    let described = describe(config, connection, &legal).await.unwrap_or_default();
     described
         .into_iter()
         .flatten()
@@ -221,6 +214,19 @@ pub(crate) async fn settings_of(
             _ => None,
         })
         .collect()
+}
+
+/// Asks for the configuration of topics, whose names must be legal.
+pub(crate) async fn describe(
+    config: &KafkaConfig,
+    connection: Connection,
+    topics: &[&str],
+) -> Result<Vec<ConfigResourceResult>, KafkaError> {
+    let connecting = config.connecting();
+    let made = spawn_blocking(move || connecting.create_with_context(connection)).await;
+    let client: AdminClient<Connection> = made.unwrap_or(Err(KafkaError::Canceled))?;
+    let topics: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+    client.describe_configs(&topics, &AdminOptions::new().request_timeout(Some(config.look_up_within))).await
 }
 
 /// A topic, what is known of its configuration, and what it should take.

@@ -1,8 +1,9 @@
 //! Canaries: messages of the relay's own, emitted into the outbox and consumed from Kafka, so that somebody knows whether the whole path
 //! works while nobody else sends anything.
 //!
-//! One is on its way at a time. While it does not come every interval counts a failure, and no second one is emitted: an outage
-//! of a day leaves one message behind, not a day's worth.
+//! One is on its way at a time. While it does not come every interval counts a failure, and no second one is emitted before the first
+//! is given up: an outage leaves few messages behind, not one for each interval. One has to be given up in the end, because it may
+//! never come: an operator discarded it, or it went to a partition that was added after the reader began.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,9 @@ use uuid::Uuid;
 use crate::config::CanarySection;
 use crate::metrics::Metrics;
 use crate::standing::Standing;
+
+/// Intervals for which a canary is waited for.
+const GIVEN_UP_AFTER: u32 = 30;
 
 /// A canary that is waited for.
 struct Flying {
@@ -100,6 +104,12 @@ async fn turn(
             (*reader, *flying) = (None, None);
             Err(error.into())
         }
-        Err(_) => anyhow::bail!("not seen within {:?}", section.every),
+        Err(_) => {
+            if emitted.elapsed() >= section.every.saturating_mul(GIVEN_UP_AFTER) {
+                // A reader of the partitions that there are now, and another canary.
+                (*reader, *flying) = (None, None);
+            }
+            anyhow::bail!("not seen within {:?}", section.every)
+        }
     }
 }

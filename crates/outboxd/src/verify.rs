@@ -15,11 +15,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use outboxd_core::verify::{Fingerprint, Missing, Retention, Seen, Sha256};
-use outboxd_core::{Seq, TopicPattern};
+use outboxd_core::{Receipt, Seq, TopicPattern};
 use outboxd_engine::{Landing, OutboxError, Verify};
 use outboxd_kafka::{KafkaConfig, PlaceReader, ReadError, ReadRecord, Span, retention};
 use sha2::Digest as _;
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
 use crate::failure::Failure;
 
@@ -60,13 +61,34 @@ struct Expected<'a> {
 /// A place in a topic.
 type Place = (i32, i64);
 
+/// What receipts say is at each place of a topic. More than one names a place where the topic was made anew: its offsets began again.
+type Places<'a> = HashMap<Place, Vec<Expected<'a>>>;
+
+/// The database's time, which goes on after it was asked: ages are judged when a record is found to be missing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    told: OffsetDateTime,
+    at: Instant,
+}
+
+impl Clock {
+    /// By what the database says now.
+    pub(crate) fn set(told: OffsetDateTime) -> Self {
+        Self { told, at: Instant::now() }
+    }
+
+    fn now(self) -> OffsetDateTime {
+        self.told + self.at.elapsed()
+    }
+}
+
 /// Reads Kafka back.
 pub(crate) struct Verifier<O> {
     outbox: O,
     kafka: KafkaConfig,
     reader: PlaceReader,
     topic: Option<TopicPattern>,
-    /// What topics may lose, as far as it was asked.
+    /// What topics may lose, as far as it was asked since the last report.
     retentions: HashMap<String, Option<Retention>>,
     /// `None`: only places that receipts name are looked at.
     copies: Option<Copies>,
@@ -102,23 +124,24 @@ impl<O: Verify> Verifier<O> {
         &self.outbox
     }
 
-    /// What was found so far.
+    /// What was found since the last report. What topics may lose is asked anew from now on: it can be changed.
     pub(crate) fn take_report(&mut self) -> Report {
+        self.retentions.clear();
         std::mem::take(&mut self.report)
     }
 
-    /// Verifies these messages, ascending by place, by the time that it is now. Returns how many were looked at.
+    /// Verifies these messages, ascending by place. Returns how many were looked at.
     pub(crate) async fn page(
         &mut self,
         mut prints: Vec<Fingerprint>,
-        now: OffsetDateTime,
+        clock: Clock,
     ) -> Result<u64, VerifyError> {
         if let Some(pattern) = &self.topic {
             prints.retain(|print| pattern.matches(&print.topic));
         }
         let count = prints.len() as u64;
         self.report.messages += count;
-        let mut by_topic: BTreeMap<String, HashMap<Place, Expected<'_>>> = BTreeMap::new();
+        let mut by_topic: BTreeMap<String, Places<'_>> = BTreeMap::new();
         let mut dispatched = 0;
         let seqs: Vec<Seq> = prints.iter().map(|print| print.seq).collect();
         for landing in self.outbox.landings(&seqs).await? {
@@ -127,11 +150,11 @@ impl<O: Verify> Verifier<O> {
             let receipt = landing.entry.receipt;
             let places = by_topic.entry(landing.entry.topic.clone()).or_default();
             let expected = Expected { print: &prints[nth], landing };
-            places.insert((receipt.partition, receipt.offset), expected);
+            places.entry((receipt.partition, receipt.offset)).or_default().push(expected);
         }
         self.report.not_dispatched += count.saturating_sub(dispatched);
         for (topic, expected) in by_topic {
-            self.topic(&topic, expected, now).await?;
+            self.topic(&topic, expected, clock).await?;
         }
         if self.copies.as_ref().is_some_and(Copies::is_full) {
             self.resolve_copies().await?;
@@ -150,8 +173,8 @@ impl<O: Verify> Verifier<O> {
     async fn topic(
         &mut self,
         topic: &str,
-        mut expected: HashMap<Place, Expected<'_>>,
-        now: OffsetDateTime,
+        mut expected: Places<'_>,
+        clock: Clock,
     ) -> Result<(), VerifyError> {
         let mut places: Vec<Place> = expected.keys().copied().collect();
         places.sort_unstable();
@@ -173,7 +196,8 @@ impl<O: Verify> Verifier<O> {
         let bounds = match read.await {
             Ok(bounds) => bounds,
             Err(ReadError::Topic { fault, code, .. }) => {
-                self.report.whole_topic(topic, fault, &code, expected.len() as u64);
+                let count = expected.values().flatten().count() as u64;
+                self.report.whole_topic(topic, fault, &code, count);
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
@@ -181,14 +205,19 @@ impl<O: Verify> Verifier<O> {
         if expected.is_empty() {
             return Ok(());
         }
-        if !self.retentions.contains_key(topic) {
-            let asked = retention(&self.kafka, topic).await;
-            self.retentions.insert(topic.to_owned(), asked);
-        }
-        let retention = self.retentions.get(topic).copied().flatten();
-        let mut absent: Vec<(Place, Expected<'_>)> = expected.into_iter().collect();
-        absent.sort_unstable_by_key(|(_, expected)| expected.print.seq);
-        for ((partition, offset), expected) in absent {
+        let retention = match self.retentions.get(topic) {
+            Some(known) => *known,
+            None => {
+                let asked = retention(&self.kafka, topic).await?;
+                self.retentions.insert(topic.to_owned(), asked);
+                asked
+            }
+        };
+        let now = clock.now();
+        let mut absent: Vec<Expected<'_>> = expected.into_values().flatten().collect();
+        absent.sort_unstable_by_key(|expected| expected.print.seq);
+        for expected in absent {
+            let Receipt { partition, offset } = expected.landing.entry.receipt;
             let bounds = bounds.get(&partition).copied().unwrap_or_default();
             let age = (now - expected.landing.settled_at).try_into().unwrap_or_default();
             let missing = Missing::of(bounds.absence(offset), age, retention);
@@ -198,12 +227,14 @@ impl<O: Verify> Verifier<O> {
     }
 }
 
-fn compare(report: &mut Report, topic: &str, expected: &Expected<'_>, record: &ReadRecord) {
+fn compare(report: &mut Report, topic: &str, expected: &[Expected<'_>], record: &ReadRecord) {
     let id = record.header("id").and_then(|id| id.parse().ok());
     let seen = Seen { id, key: hash(record.key.as_ref()), payload: hash(record.payload.as_ref()) };
-    match expected.print.compare(&seen) {
-        Ok(()) => report.right(expected.landing.replay.is_some()),
-        Err(difference) => report.different(topic, difference, expected.print, &expected.landing),
+    for Expected { print, landing } in expected {
+        match print.compare(&seen) {
+            Ok(()) => report.right(landing.replay.is_some()),
+            Err(difference) => report.different(topic, difference, print, landing),
+        }
     }
 }
 
@@ -253,6 +284,8 @@ impl Sample {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use rand::SeedableRng as _;
 
     use super::*;
@@ -263,6 +296,14 @@ mod tests {
         let span = |partition, first, last| Span { partition, first, last };
         assert_eq!(spans(&places, 1_000), [span(0, 1, 5), span(0, 2_000, 2_000), span(1, 2_001, 2_001)]);
         assert_eq!(spans(&[], 1_000), []);
+    }
+
+    #[test]
+    fn the_databases_time_goes_on_while_a_run_lasts() {
+        let minute = Duration::from_secs(60);
+        let at = Instant::now().checked_sub(minute).unwrap();
+        let clock = Clock { told: OffsetDateTime::UNIX_EPOCH, at };
+        assert!(clock.now() >= OffsetDateTime::UNIX_EPOCH + minute);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::adapters::Adapter;
 use crate::cli::Verify;
 use crate::failure::Failure;
 use crate::output;
-use crate::verify::{Report, Verifier, VerifyError};
+use crate::verify::{Clock, Report, Verifier, VerifyError};
 
 /// Messages of a page.
 const PAGE: u32 = 10_000;
@@ -63,17 +63,18 @@ pub(crate) async fn verify(adapter: Adapter, kafka: &KafkaConfig, asked: Verify)
 struct Range {
     from: Option<OffsetDateTime>,
     to: Option<OffsetDateTime>,
-    now: OffsetDateTime,
+    clock: Clock,
     places: Option<(Seq, Seq)>,
 }
 
 impl Range {
     async fn of(outbox: &impl Asked, asked: &Verify) -> Result<Self, VerifyError> {
         let now = outbox.history().await?.now;
+        let clock = Clock::set(now);
         let from = asked.from.map(|from| from.at(now));
         let to = asked.to.map(|to| to.at(now));
         let Some((mut first, mut last)) = outbox.ends().await? else {
-            return Ok(Self { from, to, now, places: None });
+            return Ok(Self { from, to, clock, places: None });
         };
         let place = async |time| place_of(outbox, time, first, last).await;
         let (begin, end) = (
@@ -86,10 +87,10 @@ impl Range {
                 None => None,
             },
         );
-        let Some(begin) = begin else { return Ok(Self { from, to, now, places: None }) };
+        let Some(begin) = begin else { return Ok(Self { from, to, clock, places: None }) };
         first = begin;
         last = end.map_or(last, |end| Seq(end.0 - 1));
-        Ok(Self { from, to, now, places: (first <= last).then_some((first, last)) })
+        Ok(Self { from, to, clock, places: (first <= last).then_some((first, last)) })
     }
 
     fn contains(&self, inserted: OffsetDateTime) -> bool {
@@ -153,7 +154,7 @@ async fn all<O: Asked>(
         let Some(reached) = prints.last().map(|print| print.seq) else { break };
         above = reached;
         prints.retain(|print| range.contains(print.created_at));
-        looked_at += verifier.page(prints, range.now).await?;
+        looked_at += verifier.page(prints, range.clock).await?;
         progress.set_position((above.0 - first.0).unsigned_abs());
         pace.keep(looked_at).await;
     }
@@ -174,7 +175,7 @@ async fn some<O: Asked>(
     for places in places.chunks(usize::try_from(pace.page(u32::MAX)).unwrap_or(usize::MAX).min(SAMPLE_PAGE)) {
         let mut prints = verifier.outbox().fingerprints(&Wanted::At(places.to_vec())).await?;
         prints.retain(|print| range.contains(print.created_at));
-        looked_at += verifier.page(prints, range.now).await?;
+        looked_at += verifier.page(prints, range.clock).await?;
         progress.inc(places.len() as u64);
         pace.keep(looked_at).await;
     }

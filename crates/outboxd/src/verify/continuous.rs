@@ -12,7 +12,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Report, Sample, Verifier, VerifyError};
+use super::{Clock, Report, Sample, Verifier, VerifyError};
 use crate::config::VerifySection;
 use crate::metrics::Metrics;
 use crate::standing::Standing;
@@ -71,8 +71,8 @@ async fn turn<O: Verify>(
         let first = first.max(Seq(last.0.saturating_sub(NEWEST)));
         let places = Sample::Messages(sample).places(first, last, rng);
         let prints = verifier.outbox().fingerprints(&Wanted::At(places)).await?;
-        let now = verifier.outbox().history().await?.now;
-        verifier.page(prints, now).await?;
+        let clock = Clock::set(verifier.outbox().history().await?.now);
+        verifier.page(prints, clock).await?;
     }
     Ok(verifier.take_report())
 }
