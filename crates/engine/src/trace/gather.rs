@@ -96,7 +96,7 @@ impl<T: Trace> Search<'_, T> {
         let mut new: Vec<Intent> =
             intents.into_iter().filter(|intent| !self.found.contains_key(&intent.seq)).collect();
         self.more |= new.len() > room;
-        new.truncate(room);
+        keep(by, &mut new, room);
         self.found.extend(new.iter().map(|intent| (intent.seq, (intent.clone(), asked))));
         Ok(new)
     }
@@ -164,6 +164,19 @@ impl<T: Trace> Search<'_, T> {
             ));
         }
         quick
+    }
+}
+
+/// Keeps as many as there is room for. Of a key the last are meant, of anything else the first.
+pub(super) fn keep(by: &By, found: &mut Vec<Intent>, room: usize) {
+    match by {
+        By::Key { .. } => drop(found.drain(..found.len().saturating_sub(room))),
+        By::Ids(_)
+        | By::Correlation(_)
+        | By::Causation(_)
+        | By::TraceId(_)
+        | By::Idempotency(_)
+        | By::Xid(_) => found.truncate(room),
     }
 }
 

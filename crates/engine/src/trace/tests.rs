@@ -277,6 +277,20 @@ fn a_copy_is_explained_only_by_what_happened_while_the_message_was_unsettled() {
 }
 
 #[test]
+fn of_a_key_the_last_messages_are_kept_and_of_anything_else_the_first() {
+    let kept = |by: &By, room| {
+        let mut found: Vec<Intent> =
+            (1..=3).map(|seq| serde_json::from_value(intent(seq)).unwrap()).collect();
+        gather::keep(by, &mut found, room);
+        found.into_iter().map(|intent| intent.seq.0).collect::<Vec<_>>()
+    };
+    let key = By::Key { key: "k".into(), topic: None };
+    assert_eq!(kept(&key, 2), [2, 3]);
+    assert_eq!(kept(&key, 4), [1, 2, 3]);
+    assert_eq!(kept(&By::Correlation("req".into()), 2), [1, 2]);
+}
+
+#[test]
 fn messages_stand_behind_what_caused_them_and_a_circle_ends() {
     let caused = |seq: i64, by: i64| {
         let mut one = intent(seq);
