@@ -51,7 +51,7 @@ pub fn tell(gathered: Gathered) -> Traced {
         contents,
     } = gathered;
     let mut about: BTreeMap<Seq, About> = BTreeMap::new();
-    let (mut terms, mut rewinds) = (Vec::new(), Vec::new());
+    let (mut terms, mut rewinds, mut dead_letters) = (Vec::new(), Vec::new(), Vec::new());
     for fact in facts {
         match fact {
             Fact::Place(found) => {
@@ -60,9 +60,13 @@ pub fn tell(gathered: Gathered) -> Traced {
             }
             Fact::Held(found) => {
                 let seq = found.seq;
+                dead_letters.extend(found.dead_letter.clone());
                 about.entry(seq).or_default().held = Some(found);
             }
-            Fact::WasHeld(found) => about.entry(found.seq).or_default().was_held.push(found),
+            Fact::WasHeld(found) => {
+                dead_letters.extend(found.dead_letter.clone());
+                about.entry(found.seq).or_default().was_held.push(found);
+            }
             Fact::Action(found) => about.entry(found.seq).or_default().actions.push(found),
             Fact::Scheduled(found) => {
                 let seq = found.seq;
@@ -107,7 +111,7 @@ pub fn tell(gathered: Gathered) -> Traced {
         });
     }
     if let Some(place) = place {
-        notes.insert(0, confirmed(&place, &messages));
+        notes.insert(0, confirmed(&place, &messages, &dead_letters));
     }
     let mut open = Vec::new();
     if let Some((xid, transactions)) = transactions {
@@ -397,29 +401,44 @@ fn landing(steps: &mut Steps, intent: &Intent, landed: &Landed, around: &Around)
     steps.add(landed.settled_at, StepKind::Settled, settled);
 }
 
-/// Whether receipts know the record that was asked for.
-fn confirmed(place: &super::Place, messages: &[TracedMessage]) -> String {
-    let Some(message) = messages.iter().find(|message| message.asked) else {
+/// Whether receipts know the record that was asked for. An id that was used twice stands for several messages.
+fn confirmed(place: &super::Place, messages: &[TracedMessage], dead_letters: &[String]) -> String {
+    let asked = || messages.iter().filter(|message| message.asked);
+    if asked().next().is_none() {
         return format!(
             "the record at {place} names a message that this outbox does not hold: purged, or not of this outbox"
         );
-    };
+    }
+    if dead_letters.contains(&place.to_string()) {
+        return format!(
+            "the record at {place} is the dead-letter copy of this message, made when it was parked"
+        );
+    }
     let is_here = |landed: &&Landed| {
         landed.topic == place.topic && landed.partition == place.partition && landed.offset == place.offset
     };
-    match (message.copies.iter().find(is_here), message.copies.first()) {
-        (Some(Landed { receipt, replay: Some(replay), .. }), _) => {
-            format!("the record at {place} is a copy of replay {replay}, as receipt {receipt} says")
-        }
-        (Some(Landed { receipt, .. }), _) => {
-            format!("the record at {place} is this message, as receipt {receipt} says")
-        }
-        (None, Some(landed)) => format!(
+    let copies = || asked().flat_map(|message| &message.copies);
+    if let Some(Landed { receipt, replay, .. }) = copies().find(is_here) {
+        return match replay {
+            Some(replay) => {
+                format!("the record at {place} is a copy of replay {replay}, as receipt {receipt} says")
+            }
+            None => format!("the record at {place} is this message, as receipt {receipt} says"),
+        };
+    }
+    if asked().any(|message| message.state == TracedState::ReceiptPurged) {
+        return format!(
+            "the record at {place} is a copy of this message; receipts of that time are purged, so whether it is the one that was \
+             settled is not known"
+        );
+    }
+    match copies().next() {
+        Some(landed) => format!(
             "the record at {place} is another copy of this message: no receipt names it, so it was published by a relay that ended, \
              or went back, before it could settle it; receipt {} names {}[{}]@{}",
             landed.receipt, landed.topic, landed.partition, landed.offset
         ),
-        (None, None) => format!("the record at {place} is a copy of this message that is not settled"),
+        None => format!("the record at {place} is a copy of this message that is not settled"),
     }
 }
 

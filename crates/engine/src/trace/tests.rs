@@ -329,6 +329,45 @@ fn a_record_is_the_settled_copy_or_another_one() {
 }
 
 #[test]
+fn a_record_that_no_receipt_names_is_a_dead_letter_or_older_than_the_receipts_or_of_the_other_message_of_its_id()
+ {
+    let noted = |mut gathered: Gathered, topic: &str, offset: i64| {
+        gathered.place = Some(Place { topic: topic.into(), partition: 2, offset });
+        tell(gathered).notes.remove(0)
+    };
+    let parked = || held(10, json!({ "dead_letter": "dlq[2]@3" }));
+    let is_parked = || gathered(standing(json!({})), vec![intent(10)], vec![dealt_with(10), parked()]);
+    assert_eq!(
+        noted(is_parked(), "dlq", 3),
+        "the record at dlq[2]@3 is the dead-letter copy of this message, made when it was parked"
+    );
+    let mut delivered_later = gathered(
+        standing(json!({})),
+        vec![intent(10)],
+        vec![
+            dealt_with(10),
+            json!({ "was_held": { "seq": 10, "state": "retry", "reason": "too_large", "failures": [], "held_at": text(20),
+                "ended_at": text(61), "dead_letter": "dlq[2]@3" } }),
+        ],
+    );
+    delivered_later.landed = vec![landed(10, 4, None, 60)];
+    assert!(noted(delivered_later, "dlq", 3).contains("is the dead-letter copy"));
+    assert!(noted(is_parked(), "orders", 3).contains("not settled"));
+
+    let mut purged =
+        gathered(standing(json!({ "receipts_since": text(30) })), vec![intent(10)], vec![dealt_with(10)]);
+    purged.landed = vec![landed(10, 4, Some(9), 60)];
+    assert!(noted(purged, "orders", 3).contains("receipts of that time are purged"));
+
+    let mut again = intent(11);
+    merge(&mut again, json!({ "id": id(10) }));
+    let mut twice =
+        gathered(standing(json!({})), vec![intent(10), again], vec![dealt_with(10), dealt_with(11)]);
+    twice.landed = vec![Landed { offset: 5, ..landed(10, 4, None, 30) }, landed(11, 4, None, 31)];
+    assert_eq!(noted(twice, "orders", 17), "the record at orders[2]@17 is this message, as receipt 812 says");
+}
+
+#[test]
 fn a_transaction_that_hides_an_intent_is_named() {
     let open = |change: Value| {
         let mut open = json!({ "xid": "8123", "backend": 4711, "application": "billing", "role": "app", "since": text(3),
