@@ -616,6 +616,8 @@ async fn a_sqlite_outbox_is_traced_in_the_same_way() {
     }
     let payload = traced(&setup, &["once", "--payload"]).await;
     assert_eq!(message(&payload, &as_blob)["contents"]["payload"], "secret");
+    let nothing = traced(&setup, &["no-such-id"]).await;
+    assert!(nothing["notes"].to_string().contains("in a transaction that has not committed"), "{nothing:#}");
     let no_number = setup.run(&["trace", "--xid", "1"]).await;
     assert_eq!(no_number.status.code(), Some(78));
     assert!(relay.terminate(SOON).await.success());

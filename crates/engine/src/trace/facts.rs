@@ -308,7 +308,7 @@ pub struct OpenTransaction {
 }
 
 /// What the database says of transactions.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub struct Transactions {
     /// What became of the one that was asked for.
     #[serde(default)]

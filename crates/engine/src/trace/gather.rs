@@ -45,8 +45,8 @@ pub struct Gathered {
     pub landed: Vec<Landed>,
     /// The replays among that.
     pub replays: Vec<ReplayAsked>,
-    /// The transaction that was asked for, and those that are open; asked if there is reason to.
-    pub transactions: Option<(Option<u64>, Transactions)>,
+    /// The transaction that was asked for, and those that are open if the database shows them; asked if there is reason to.
+    pub transactions: Option<(Option<u64>, Option<Transactions>)>,
     /// The record that was asked for.
     pub place: Option<Place>,
     /// What was not looked for.

@@ -115,8 +115,8 @@ pub fn tell(gathered: Gathered) -> Traced {
     }
     let mut open = Vec::new();
     if let Some((xid, transactions)) = transactions {
-        notes.extend(waits::transaction(xid, !messages.is_empty(), &transactions));
-        open = transactions.open;
+        notes.extend(waits::transaction(xid, !messages.is_empty(), transactions.as_ref()));
+        open = transactions.map_or_else(Vec::new, |transactions| transactions.open);
     }
     Traced { asked, at, messages, more, notes, transactions: open }
 }

@@ -378,7 +378,7 @@ fn a_transaction_that_hides_an_intent_is_named() {
     let notes = |xid: Option<u64>, status: Option<&str>, open: Vec<Value>| {
         let mut gathered = gathered(standing(json!({})), Vec::new(), Vec::new());
         let transactions = serde_json::from_value(json!({ "status": status, "open": open })).unwrap();
-        gathered.transactions = Some((xid, transactions));
+        gathered.transactions = Some((xid, Some(transactions)));
         tell(gathered).notes.join("\n")
     };
     assert_eq!(
@@ -394,4 +394,8 @@ fn a_transaction_that_hides_an_intent_is_named() {
     assert!(notes(Some(1), Some("aborted"), Vec::new()).contains("was rolled back"));
     assert!(notes(Some(1), Some("future"), Vec::new()).contains("no transaction 1 has begun"));
     assert!(notes(None, None, Vec::new()).contains("no open transaction has written to the outbox"));
+    let mut hidden = gathered(standing(json!({})), Vec::new(), Vec::new());
+    hidden.transactions = Some((None, None));
+    let said = tell(hidden).notes.join("\n");
+    assert!(said.contains("may be in a transaction that has not committed"), "{said}");
 }
