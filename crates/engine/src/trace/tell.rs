@@ -196,19 +196,40 @@ impl About {
         (TracedState::Unaccounted, Some(waits))
     }
 
-    /// Whether it was held at that time.
-    fn held_at(&self, at: OffsetDateTime) -> bool {
-        self.held.as_ref().is_some_and(|held| held.held_at <= at)
-            || self.was_held.iter().any(|held| held.held_at <= at && at <= held.ended_at)
+    /// Whether an attempt of the message, held, may have been under way at that time; `again`: the term that would have repeated it.
+    fn tried_while_held(&self, at: OffsetDateTime, again: i64) -> bool {
+        let under_way = |state, held_at: OffsetDateTime, failures: &[Failed]| match state {
+            HoldState::Retry | HoldState::Topic => held_at <= at,
+            HoldState::Parked => (held_at..=parked_at(held_at, failures)).contains(&at),
+            // It is tried when its turn has come. What one term left unsettled, the next one publishes.
+            HoldState::Behind => {
+                held_at <= at && self.first_copy().is_some_and(|landed| landed.epoch == again)
+            }
+        };
+        self.held.as_ref().is_some_and(|held| under_way(held.state, held.held_at, &held.failures))
+            || self
+                .was_held
+                .iter()
+                .any(|held| at <= held.ended_at && under_way(held.state, held.held_at, &held.failures))
     }
 
     /// Whether the message may have been with Kafka at that time without being settled.
-    fn may_have_been_published(&self, intent: &Intent, at: OffsetDateTime, cursor: Option<Seq>) -> bool {
+    fn may_have_been_published(
+        &self,
+        intent: &Intent,
+        at: OffsetDateTime,
+        cursor: Option<Seq>,
+        again: i64,
+    ) -> bool {
         let unsettled = self.first_copy().is_none_or(|landed| at < landed.settled_at);
+        let mut holds =
+            self.was_held.iter().map(|held| held.held_at).chain(self.held.iter().map(|held| held.held_at));
+        let set_aside = holds.any(|since| since <= at);
         // Below the cursor, what was not settled was held, or was committed late.
         let above = cursor.is_none_or(|cursor| cursor < intent.seq);
         let out_of_order = self.first_copy().is_none() && self.place.as_ref().is_some_and(|place| place.late);
-        intent.created_at < at && unsettled && (above || out_of_order || self.held_at(at))
+        let in_order = !set_aside && (above || out_of_order);
+        intent.created_at < at && unsettled && (in_order || self.tried_while_held(at, again))
     }
 }
 
@@ -259,21 +280,14 @@ fn timeline(intent: &Intent, about: &About, around: &Around, claims: &[super::Cl
         steps.add(action.at, StepKind::Action, acted(action));
     }
     for term in &around.terms {
-        if about.may_have_been_published(intent, term.next_led_at, Some(term.next_high)) {
-            steps.add(
-                term.next_led_at,
-                StepKind::TermEnded,
-                format!(
-                    "term {} of relay {} ended without a word; the next one began again above seq {} (this is {}): what it had \
-                     published of that is there twice",
-                    term.epoch, term.relay, term.next_high, intent.seq
-                ),
-            );
+        let SilentTerm { next_led_at, next_high, epoch, .. } = term;
+        if about.may_have_been_published(intent, *next_led_at, Some(*next_high), epoch + 1) {
+            steps.add(*next_led_at, StepKind::TermEnded, term_ended(term, intent));
         }
     }
     for rewind in &around.rewinds {
         let among = (rewind.seq_first..=rewind.seq_last).contains(&intent.seq);
-        if among && about.may_have_been_published(intent, rewind.at, None) {
+        if among && about.may_have_been_published(intent, rewind.at, None, rewind.epoch) {
             steps.add(rewind.at, StepKind::Rewound, rewound(rewind));
         }
     }
@@ -334,14 +348,18 @@ fn hold(
     let what = reason.explained().what;
     if parked {
         let copy = dead_letter.map_or_else(String::new, |place| format!(" Dead-letter copy at {place}."));
-        let parked_at = failures.last().map_or(at, |failed| failed.at.max(at));
-        steps.add(parked_at, StepKind::Parked, format!("parked ({word}): {what}{copy}"));
+        steps.add(parked_at(at, failures), StepKind::Parked, format!("parked ({word}): {what}{copy}"));
     } else {
         steps.add(at, StepKind::Held, format!("held ({word}): {what}"));
         if let Some(place) = dead_letter {
             steps.add(at, StepKind::Parked, format!("it was parked then; dead-letter copy at {place}"));
         }
     }
+}
+
+/// When a message that is held since then was parked: when its last attempt had failed.
+fn parked_at(held_at: OffsetDateTime, failures: &[Failed]) -> OffsetDateTime {
+    failures.last().map_or(held_at, |failed| failed.at.max(held_at))
 }
 
 fn acted(action: &Action) -> String {
@@ -360,6 +378,20 @@ fn acted(action: &Action) -> String {
         .map(|words| words.iter().filter_map(serde_json::Value::as_str).collect::<Vec<_>>().join(", "))
         .map_or_else(String::new, |changed| format!(" ({changed})"));
     format!("{what} by {who}{changed}: {why}")
+}
+
+fn term_ended(term: &SilentTerm, intent: &Intent) -> String {
+    let SilentTerm { epoch, relay, next_high, .. } = term;
+    let ended = format!("term {epoch} of relay {relay} ended without a word");
+    if intent.seq > *next_high {
+        let seq = intent.seq;
+        return format!(
+            "{ended}; the next one began again above seq {next_high} (this is {seq}): it may be there twice"
+        );
+    }
+    format!(
+        "{ended}; this one was out of order then, held or committed late: if it was under way, it may be there twice"
+    )
 }
 
 fn rewound(rewind: &RewindNoted) -> String {

@@ -291,6 +291,45 @@ fn of_a_key_the_last_messages_are_kept_and_of_anything_else_the_first() {
 }
 
 #[test]
+fn a_term_that_ended_explains_a_copy_of_a_held_message_only_if_an_attempt_may_have_been_under_way() {
+    let term = |epoch: i64, next: i64| json!({ "term": { "epoch": epoch, "relay": "r1", "led_at": text(0), "next_led_at": text(next), "next_high": 900 } });
+    let failed = |second: i64| json!([{ "at": text(second), "error": "Boom" }]);
+    let told = |state: &str, failures: Value, next: i64| {
+        let fact = held(10, json!({ "state": state, "held_at": text(20), "failures": failures }));
+        let message = the_only(gathered(
+            standing(json!({})),
+            vec![intent(10)],
+            vec![dealt_with(10), fact, term(3, next)],
+        ));
+        message.timeline.into_iter().find(|step| step.kind == StepKind::TermEnded).map(|step| step.text)
+    };
+    assert_eq!(
+        told("retry", failed(20), 40).unwrap(),
+        "term 3 of relay r1 ended without a word; this one was out of order then, held or committed late: if it was under way, it \
+         may be there twice"
+    );
+    assert!(told("topic", failed(20), 40).is_some());
+    assert!(told("parked", failed(60), 40).is_some(), "it was tried until it was parked");
+    assert_eq!(told("parked", failed(30), 40), None, "it was parked");
+    assert_eq!(told("behind", json!([]), 40), None, "it was never tried");
+    assert_eq!(told("retry", failed(20), 15), None, "it was not held yet");
+
+    // What was behind is published in the end, and only the term before that one can have begun to.
+    let was_behind = json!({ "was_held": { "seq": 10, "state": "behind", "reason": "behind", "attempts": 0, "failures": [],
+        "held_at": text(20), "ended_at": text(81), "dead_letter": null } });
+    let facts = vec![dealt_with(10), was_behind, term(1, 30), term(2, 40), term(3, 50)];
+    let mut gathered = gathered(standing(json!({})), vec![intent(10)], facts);
+    gathered.landed = vec![landed(10, 4, None, 80)];
+    let ended: Vec<OffsetDateTime> = the_only(gathered)
+        .timeline
+        .into_iter()
+        .filter(|step| step.kind == StepKind::TermEnded)
+        .map(|step| step.at)
+        .collect();
+    assert_eq!(ended, [at(50)]);
+}
+
+#[test]
 fn messages_stand_behind_what_caused_them_and_a_circle_ends() {
     let caused = |seq: i64, by: i64| {
         let mut one = intent(seq);
