@@ -70,14 +70,15 @@ impl Told {
             let waits = message.waits_for.clone().unwrap_or_default();
             if self.waits.get(&seq) != Some(&waits) {
                 if !waits.is_empty() {
-                    lines.push_str(&format!("  waits: {waits}\n"));
+                    lines.push_str(&format!("  waits: {}\n", output::one_line(&waits)));
                 }
                 self.waits.insert(seq, waits);
             }
             if !lines.is_empty() {
                 text.push_str(&format!(
                     "message {} to topic {}\n{lines}",
-                    message.intent.id, message.intent.topic
+                    message.intent.id,
+                    output::one_line(&message.intent.topic)
                 ));
             }
         }
