@@ -140,6 +140,8 @@ pub struct WasHeld {
     pub state: HoldState,
     /// Why, at last.
     pub reason: HoldReason,
+    /// Attempts charged.
+    pub attempts: u32,
     /// Failed attempts, the last ten.
     pub failures: Vec<Failed>,
     /// Since when.

@@ -13,6 +13,9 @@ use super::{
     WasHeld, said,
 };
 
+/// So many failed attempts are kept of a hold.
+const FAILURES_MAX: usize = 10;
+
 /// Everything about one message.
 #[derive(Default)]
 struct About {
@@ -270,10 +273,12 @@ fn timeline(intent: &Intent, about: &About, around: &Around, claims: &[super::Cl
     }
     for held in &about.was_held {
         let parked = held.state == HoldState::Parked;
+        failed(&mut steps, held.attempts, &held.failures);
         hold(&mut steps, held.held_at, held.reason, parked, &held.failures, held.dead_letter.as_deref());
     }
     if let Some(held) = &about.held {
         let parked = held.state == HoldState::Parked;
+        failed(&mut steps, held.attempts, &held.failures);
         hold(&mut steps, held.held_at, held.reason, parked, &held.failures, held.dead_letter.as_deref());
     }
     for action in &about.actions {
@@ -332,7 +337,20 @@ fn written(steps: &mut Steps, intent: &Intent) {
     );
 }
 
-/// A hold, its failed attempts, and how it was parked.
+/// Failed attempts, as far as they are kept.
+fn failed(steps: &mut Steps, attempts: u32, failures: &[Failed]) {
+    if let [first, ..] = failures
+        && failures.len() >= FAILURES_MAX
+        && usize::try_from(attempts).is_ok_and(|attempts| attempts > failures.len())
+    {
+        steps.add(first.at, StepKind::AttemptFailed, "earlier attempts are not kept");
+    }
+    for Failed { at, error } in failures {
+        steps.add(*at, StepKind::AttemptFailed, format!("attempt failed: {error}"));
+    }
+}
+
+/// A hold, and how it was parked.
 fn hold(
     steps: &mut Steps,
     at: OffsetDateTime,
@@ -341,9 +359,6 @@ fn hold(
     failures: &[Failed],
     dead_letter: Option<&str>,
 ) {
-    for Failed { at, error } in failures {
-        steps.add(*at, StepKind::AttemptFailed, format!("attempt failed: {error}"));
-    }
     let word = reason.as_str();
     let what = reason.explained().what;
     if parked {

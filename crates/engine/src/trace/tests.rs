@@ -216,7 +216,7 @@ fn what_is_final_waits_for_nothing() {
 fn a_timeline_tells_every_step_in_order_with_the_time_between() {
     let facts = vec![
         dealt_with(10),
-        json!({ "was_held": { "seq": 10, "state": "retry", "reason": "too_large", "failures": [{ "at": text(20), "error": "MessageSizeTooLarge" }],
+        json!({ "was_held": { "seq": 10, "state": "retry", "reason": "too_large", "attempts": 1, "failures": [{ "at": text(20), "error": "MessageSizeTooLarge" }],
             "held_at": text(20), "ended_at": text(61), "dead_letter": "dlq[0]@3" } }),
         json!({ "action": { "seq": 10, "at": text(40), "kind": "edit", "who": "ada", "why": "mended", "details": { "changed": ["headers"] } } }),
         json!({ "action": { "seq": 10, "at": text(50), "kind": "retry", "who": "ada", "why": "again" } }),
@@ -330,6 +330,22 @@ fn a_term_that_ended_explains_a_copy_of_a_held_message_only_if_an_attempt_may_ha
 }
 
 #[test]
+fn that_earlier_attempts_are_not_kept_is_said_if_there_were_any() {
+    let told = |attempts: u32, kept: i64| {
+        let failures: Vec<Value> =
+            (0..kept).map(|n| json!({ "at": text(50 + n), "error": "Boom" })).collect();
+        let fact = held(10, json!({ "state": "retry", "attempts": attempts, "failures": failures }));
+        let message = the_only(gathered(standing(json!({})), vec![intent(10)], vec![dealt_with(10), fact]));
+        let failed = message.timeline.into_iter().filter(|step| step.kind == StepKind::AttemptFailed);
+        failed.map(|step| step.text).collect::<Vec<_>>()
+    };
+    let long = told(12, 10);
+    assert_eq!((long.len(), long[0].as_str()), (11, "earlier attempts are not kept"));
+    assert_eq!(told(10, 10).len(), 10);
+    assert_eq!(told(2, 1), ["attempt failed: Boom"], "one ended with its relay");
+}
+
+#[test]
 fn messages_stand_behind_what_caused_them_and_a_circle_ends() {
     let caused = |seq: i64, by: i64| {
         let mut one = intent(seq);
@@ -385,7 +401,7 @@ fn a_record_that_no_receipt_names_is_a_dead_letter_or_older_than_the_receipts_or
         vec![intent(10)],
         vec![
             dealt_with(10),
-            json!({ "was_held": { "seq": 10, "state": "retry", "reason": "too_large", "failures": [], "held_at": text(20),
+            json!({ "was_held": { "seq": 10, "state": "retry", "reason": "too_large", "attempts": 1, "failures": [], "held_at": text(20),
                 "ended_at": text(61), "dead_letter": "dlq[2]@3" } }),
         ],
     );
