@@ -54,7 +54,8 @@ pub fn tell(gathered: Gathered) -> Traced {
         contents,
     } = gathered;
     let mut about: BTreeMap<Seq, About> = BTreeMap::new();
-    let (mut terms, mut rewinds, mut dead_letters) = (Vec::new(), Vec::new(), Vec::new());
+    let dead_letters: Vec<String> = facts.iter().filter_map(dead_letter).collect();
+    let (mut terms, mut rewinds) = (Vec::new(), Vec::new());
     for fact in facts {
         match fact {
             Fact::Place(found) => {
@@ -63,13 +64,9 @@ pub fn tell(gathered: Gathered) -> Traced {
             }
             Fact::Held(found) => {
                 let seq = found.seq;
-                dead_letters.extend(found.dead_letter.clone());
                 about.entry(seq).or_default().held = Some(found);
             }
-            Fact::WasHeld(found) => {
-                dead_letters.extend(found.dead_letter.clone());
-                about.entry(found.seq).or_default().was_held.push(found);
-            }
+            Fact::WasHeld(found) => about.entry(found.seq).or_default().was_held.push(found),
             Fact::Action(found) => about.entry(found.seq).or_default().actions.push(found),
             Fact::Scheduled(found) => {
                 let seq = found.seq;
@@ -122,6 +119,20 @@ pub fn tell(gathered: Gathered) -> Traced {
         open = transactions.map_or_else(Vec::new, |transactions| transactions.open);
     }
     Traced { asked, at, messages, more, notes, transactions: open }
+}
+
+/// The place of a dead-letter copy.
+fn dead_letter(fact: &Fact) -> Option<String> {
+    match fact {
+        Fact::Held(held) => held.dead_letter.clone(),
+        Fact::WasHeld(held) => held.dead_letter.clone(),
+        Fact::Place(_)
+        | Fact::Action(_)
+        | Fact::Scheduled(_)
+        | Fact::Cancelled(_)
+        | Fact::Term(_)
+        | Fact::Rewind(_) => None,
+    }
 }
 
 /// Each message behind what caused it, with its depth; otherwise in the order of the outbox.
