@@ -123,7 +123,18 @@ async fn leader_and_standby_answer_what_the_command_prints_and_no_payload() {
     }
     let answer = get(&address, &format!("/trace/{ID}"), &[]).await;
     assert_eq!(answer.body["messages"][0]["correlation_id"], "req-1", "{answer:?}");
-    for wrong in ["x?payload=true", "x?by=xid", "x?by=nothing", "x?limit=0", "x?topic=orders"] {
+    for wrong in [
+        "x?payload=true",
+        "x?by=xid",
+        "x?by=nothing",
+        "x?limit=0",
+        "x?topic=orders",
+        "%00",
+        "x%00?by=correlation_id",
+        "k?by=key&topic=%00",
+        "%20",
+        "%ff",
+    ] {
         get(&address, &format!("/trace/{wrong}"), &[]).await.assert_refused(400, "the parameters are");
     }
     // A record is Kafka's to show, and nobody is there.

@@ -444,6 +444,29 @@ async fn a_transaction_that_is_open_or_was_rolled_back_is_said_to_be() {
     assert!(unseen["notes"].to_string().contains("no open transaction has written"), "{unseen:#}");
 }
 
+/// The number of a younger one lies above the snapshot's xmax if nothing as young has ended.
+#[tokio::test]
+async fn of_several_open_transactions_each_is_said_to_be_open() {
+    let (database, place) = place("two-open").await;
+    let mut writers = Vec::new();
+    for _ in 0..4 {
+        let mut connection = database.connect().await;
+        run(&mut connection, "begin").await.unwrap();
+        emit(&mut connection, &place.topic, &Says::default()).await;
+        let xid = text(&mut connection, "select pg_current_xact_id()").await.unwrap();
+        writers.push((connection, xid));
+    }
+    let xids: Vec<&str> = writers.iter().map(|(_, xid)| xid.as_str()).collect();
+    for xid in &xids {
+        let answer = traced(&place.setup, &["--xid", xid]).await;
+        let note = answer["notes"][0].as_str().unwrap();
+        assert!(note.starts_with(&format!("its transaction {xid} is open since ")), "{answer:#}");
+        let open = answer["transactions"].as_array().unwrap();
+        let open: Vec<&str> = open.iter().map(|open| open["xid"].as_str().unwrap()).collect();
+        assert_eq!(open, xids, "{answer:#}");
+    }
+}
+
 #[tokio::test]
 async fn a_watch_waits_for_what_is_not_there_yet_and_ends_with_the_delivery() {
     let (database, place) = place("watch").await;
@@ -593,6 +616,8 @@ async fn a_sqlite_outbox_is_traced_in_the_same_way() {
     }
     let payload = traced(&setup, &["once", "--payload"]).await;
     assert_eq!(message(&payload, &as_blob)["contents"]["payload"], "secret");
+    let nothing = traced(&setup, &["no-such-id"]).await;
+    assert!(nothing["notes"].to_string().contains("in a transaction that has not committed"), "{nothing:#}");
     let no_number = setup.run(&["trace", "--xid", "1"]).await;
     assert_eq!(no_number.status.code(), Some(78));
     assert!(relay.terminate(SOON).await.success());

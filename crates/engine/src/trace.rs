@@ -68,14 +68,14 @@ pub trait Trace: Send + Sync {
         replays: &[i64],
     ) -> impl Future<Output = Result<Vec<ReplayAsked>, OutboxError>> + Send;
 
-    /// What became of a transaction, and which open transactions have written to the outbox.
+    /// What became of a transaction, and which open transactions have written to the outbox. `None`: the database does not show them.
     ///
     /// # Errors
     /// [`OutboxError`].
     fn trace_transactions(
         &self,
         xid: Option<u64>,
-    ) -> impl Future<Output = Result<Transactions, OutboxError>> + Send;
+    ) -> impl Future<Output = Result<Option<Transactions>, OutboxError>> + Send;
 
     /// Key, headers and payload of these intents. The reader's role may not ask for them.
     ///

@@ -47,14 +47,32 @@ pub(crate) fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Ite
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }
     table.set_header(head);
-    table.add_rows(rows);
+    table.add_rows(rows.into_iter().map(|row| row.map(|cell| one_line(&cell))));
     table.trim_fmt()
 }
 
 /// Names and values, one a line.
 pub(crate) fn facts(facts: &[(&str, String)]) -> String {
     let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    facts.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
+    facts.iter().map(|(name, value)| format!("{name:width$}  {}\n", one_line(value))).collect()
+}
+
+/// Text that an application wrote, for a terminal: control characters are shown and not obeyed, and it forges no line.
+pub(crate) fn one_line(text: &str) -> String {
+    lines(text).replace('\n', "\\n")
+}
+
+/// As [`one_line`], but lines stay lines.
+pub(crate) fn lines(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() && character != '\n' {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
 }
 
 /// A time as it is printed everywhere: RFC 3339 in UTC, to the millisecond.
@@ -83,6 +101,15 @@ pub(crate) fn duration(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_application_wrote_neither_steers_the_terminal_nor_forges_a_line() {
+        let hostile = "req\u{1b}[2J\u{9b}1m\r\nmessage \u{fc}";
+        assert_eq!(one_line(hostile), "req\\u{1b}[2J\\u{9b}1m\\r\\nmessage \u{fc}");
+        assert_eq!(lines("a\nb\u{7}"), "a\nb\\u{7}");
+        assert_eq!(facts(&[("id", "a\nb".to_owned())]), "id  a\\nb\n");
+        assert!(!table(["ID"], [[hostile.to_owned()]]).contains(['\u{1b}', '\u{9b}', '\r']));
+    }
 
     #[test]
     fn times_are_utc_and_durations_have_two_units() {

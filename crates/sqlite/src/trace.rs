@@ -52,9 +52,9 @@ impl Trace for SqliteOperator {
         self.facts("read who asked for replays", statement, "replay").await
     }
 
-    /// SQLite has one writer, and its transactions have no numbers.
-    async fn trace_transactions(&self, _xid: Option<u64>) -> Result<Transactions, OutboxError> {
-        Ok(Transactions::default())
+    /// SQLite shows nobody that a transaction is open, and its transactions have no numbers.
+    async fn trace_transactions(&self, _xid: Option<u64>) -> Result<Option<Transactions>, OutboxError> {
+        Ok(None)
     }
 
     async fn trace_contents(&self, seqs: &[Seq]) -> Result<Vec<Contents>, OutboxError> {

@@ -140,6 +140,8 @@ pub struct WasHeld {
     pub state: HoldState,
     /// Why, at last.
     pub reason: HoldReason,
+    /// Attempts charged.
+    pub attempts: u32,
     /// Failed attempts, the last ten.
     pub failures: Vec<Failed>,
     /// Since when.
@@ -308,7 +310,7 @@ pub struct OpenTransaction {
 }
 
 /// What the database says of transactions.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub struct Transactions {
     /// What became of the one that was asked for.
     #[serde(default)]

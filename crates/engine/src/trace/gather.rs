@@ -45,8 +45,8 @@ pub struct Gathered {
     pub landed: Vec<Landed>,
     /// The replays among that.
     pub replays: Vec<ReplayAsked>,
-    /// The transaction that was asked for, and those that are open; asked if there is reason to.
-    pub transactions: Option<(Option<u64>, Transactions)>,
+    /// The transaction that was asked for, and those that are open if the database shows them; asked if there is reason to.
+    pub transactions: Option<(Option<u64>, Option<Transactions>)>,
     /// The record that was asked for.
     pub place: Option<Place>,
     /// What was not looked for.
@@ -96,7 +96,7 @@ impl<T: Trace> Search<'_, T> {
         let mut new: Vec<Intent> =
             intents.into_iter().filter(|intent| !self.found.contains_key(&intent.seq)).collect();
         self.more |= new.len() > room;
-        new.truncate(room);
+        keep(by, &mut new, room);
         self.found.extend(new.iter().map(|intent| (intent.seq, (intent.clone(), asked))));
         Ok(new)
     }
@@ -164,6 +164,19 @@ impl<T: Trace> Search<'_, T> {
             ));
         }
         quick
+    }
+}
+
+/// Keeps as many as there is room for. Of a key the last are meant, of anything else the first.
+pub(super) fn keep(by: &By, found: &mut Vec<Intent>, room: usize) {
+    match by {
+        By::Key { .. } => drop(found.drain(..found.len().saturating_sub(room))),
+        By::Ids(_)
+        | By::Correlation(_)
+        | By::Causation(_)
+        | By::TraceId(_)
+        | By::Idempotency(_)
+        | By::Xid(_) => found.truncate(room),
     }
 }
 

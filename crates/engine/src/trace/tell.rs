@@ -13,6 +13,9 @@ use super::{
     WasHeld, said,
 };
 
+/// So many failed attempts are kept of a hold.
+const FAILURES_MAX: usize = 10;
+
 /// Everything about one message.
 #[derive(Default)]
 struct About {
@@ -51,6 +54,7 @@ pub fn tell(gathered: Gathered) -> Traced {
         contents,
     } = gathered;
     let mut about: BTreeMap<Seq, About> = BTreeMap::new();
+    let dead_letters: Vec<String> = facts.iter().filter_map(dead_letter).collect();
     let (mut terms, mut rewinds) = (Vec::new(), Vec::new());
     for fact in facts {
         match fact {
@@ -107,14 +111,28 @@ pub fn tell(gathered: Gathered) -> Traced {
         });
     }
     if let Some(place) = place {
-        notes.insert(0, confirmed(&place, &messages));
+        notes.insert(0, confirmed(&place, &messages, &dead_letters));
     }
     let mut open = Vec::new();
     if let Some((xid, transactions)) = transactions {
-        notes.extend(waits::transaction(xid, !messages.is_empty(), &transactions));
-        open = transactions.open;
+        notes.extend(waits::transaction(xid, !messages.is_empty(), transactions.as_ref()));
+        open = transactions.map_or_else(Vec::new, |transactions| transactions.open);
     }
     Traced { asked, at, messages, more, notes, transactions: open }
+}
+
+/// The place of a dead-letter copy.
+fn dead_letter(fact: &Fact) -> Option<String> {
+    match fact {
+        Fact::Held(held) => held.dead_letter.clone(),
+        Fact::WasHeld(held) => held.dead_letter.clone(),
+        Fact::Place(_)
+        | Fact::Action(_)
+        | Fact::Scheduled(_)
+        | Fact::Cancelled(_)
+        | Fact::Term(_)
+        | Fact::Rewind(_) => None,
+    }
 }
 
 /// Each message behind what caused it, with its depth; otherwise in the order of the outbox.
@@ -192,19 +210,40 @@ impl About {
         (TracedState::Unaccounted, Some(waits))
     }
 
-    /// Whether it was held at that time.
-    fn held_at(&self, at: OffsetDateTime) -> bool {
-        self.held.as_ref().is_some_and(|held| held.held_at <= at)
-            || self.was_held.iter().any(|held| held.held_at <= at && at <= held.ended_at)
+    /// Whether an attempt of the message, held, may have been under way at that time; `again`: the term that would have repeated it.
+    fn tried_while_held(&self, at: OffsetDateTime, again: i64) -> bool {
+        let under_way = |state, held_at: OffsetDateTime, failures: &[Failed]| match state {
+            HoldState::Retry | HoldState::Topic => held_at <= at,
+            HoldState::Parked => (held_at..=parked_at(held_at, failures)).contains(&at),
+            // It is tried when its turn has come. What one term left unsettled, the next one publishes.
+            HoldState::Behind => {
+                held_at <= at && self.first_copy().is_some_and(|landed| landed.epoch == again)
+            }
+        };
+        self.held.as_ref().is_some_and(|held| under_way(held.state, held.held_at, &held.failures))
+            || self
+                .was_held
+                .iter()
+                .any(|held| at <= held.ended_at && under_way(held.state, held.held_at, &held.failures))
     }
 
     /// Whether the message may have been with Kafka at that time without being settled.
-    fn may_have_been_published(&self, intent: &Intent, at: OffsetDateTime, cursor: Option<Seq>) -> bool {
+    fn may_have_been_published(
+        &self,
+        intent: &Intent,
+        at: OffsetDateTime,
+        cursor: Option<Seq>,
+        again: i64,
+    ) -> bool {
         let unsettled = self.first_copy().is_none_or(|landed| at < landed.settled_at);
+        let mut holds =
+            self.was_held.iter().map(|held| held.held_at).chain(self.held.iter().map(|held| held.held_at));
+        let set_aside = holds.any(|since| since <= at);
         // Below the cursor, what was not settled was held, or was committed late.
         let above = cursor.is_none_or(|cursor| cursor < intent.seq);
         let out_of_order = self.first_copy().is_none() && self.place.as_ref().is_some_and(|place| place.late);
-        intent.created_at < at && unsettled && (above || out_of_order || self.held_at(at))
+        let in_order = !set_aside && (above || out_of_order);
+        intent.created_at < at && unsettled && (in_order || self.tried_while_held(at, again))
     }
 }
 
@@ -245,31 +284,26 @@ fn timeline(intent: &Intent, about: &About, around: &Around, claims: &[super::Cl
     }
     for held in &about.was_held {
         let parked = held.state == HoldState::Parked;
+        failed(&mut steps, held.attempts, &held.failures);
         hold(&mut steps, held.held_at, held.reason, parked, &held.failures, held.dead_letter.as_deref());
     }
     if let Some(held) = &about.held {
         let parked = held.state == HoldState::Parked;
+        failed(&mut steps, held.attempts, &held.failures);
         hold(&mut steps, held.held_at, held.reason, parked, &held.failures, held.dead_letter.as_deref());
     }
     for action in &about.actions {
         steps.add(action.at, StepKind::Action, acted(action));
     }
     for term in &around.terms {
-        if about.may_have_been_published(intent, term.next_led_at, Some(term.next_high)) {
-            steps.add(
-                term.next_led_at,
-                StepKind::TermEnded,
-                format!(
-                    "term {} of relay {} ended without a word; the next one began again above seq {} (this is {}): what it had \
-                     published of that is there twice",
-                    term.epoch, term.relay, term.next_high, intent.seq
-                ),
-            );
+        let SilentTerm { next_led_at, next_high, epoch, .. } = term;
+        if about.may_have_been_published(intent, *next_led_at, Some(*next_high), epoch + 1) {
+            steps.add(*next_led_at, StepKind::TermEnded, term_ended(term, intent));
         }
     }
     for rewind in &around.rewinds {
         let among = (rewind.seq_first..=rewind.seq_last).contains(&intent.seq);
-        if among && about.may_have_been_published(intent, rewind.at, None) {
+        if among && about.may_have_been_published(intent, rewind.at, None, rewind.epoch) {
             steps.add(rewind.at, StepKind::Rewound, rewound(rewind));
         }
     }
@@ -314,7 +348,20 @@ fn written(steps: &mut Steps, intent: &Intent) {
     );
 }
 
-/// A hold, its failed attempts, and how it was parked.
+/// Failed attempts, as far as they are kept.
+fn failed(steps: &mut Steps, attempts: u32, failures: &[Failed]) {
+    if let [first, ..] = failures
+        && failures.len() >= FAILURES_MAX
+        && usize::try_from(attempts).is_ok_and(|attempts| attempts > failures.len())
+    {
+        steps.add(first.at, StepKind::AttemptFailed, "earlier attempts are not kept");
+    }
+    for Failed { at, error } in failures {
+        steps.add(*at, StepKind::AttemptFailed, format!("attempt failed: {error}"));
+    }
+}
+
+/// A hold, and how it was parked.
 fn hold(
     steps: &mut Steps,
     at: OffsetDateTime,
@@ -323,21 +370,22 @@ fn hold(
     failures: &[Failed],
     dead_letter: Option<&str>,
 ) {
-    for Failed { at, error } in failures {
-        steps.add(*at, StepKind::AttemptFailed, format!("attempt failed: {error}"));
-    }
     let word = reason.as_str();
     let what = reason.explained().what;
     if parked {
         let copy = dead_letter.map_or_else(String::new, |place| format!(" Dead-letter copy at {place}."));
-        let parked_at = failures.last().map_or(at, |failed| failed.at.max(at));
-        steps.add(parked_at, StepKind::Parked, format!("parked ({word}): {what}{copy}"));
+        steps.add(parked_at(at, failures), StepKind::Parked, format!("parked ({word}): {what}{copy}"));
     } else {
         steps.add(at, StepKind::Held, format!("held ({word}): {what}"));
         if let Some(place) = dead_letter {
             steps.add(at, StepKind::Parked, format!("it was parked then; dead-letter copy at {place}"));
         }
     }
+}
+
+/// When a message that is held since then was parked: when its last attempt had failed.
+fn parked_at(held_at: OffsetDateTime, failures: &[Failed]) -> OffsetDateTime {
+    failures.last().map_or(held_at, |failed| failed.at.max(held_at))
 }
 
 fn acted(action: &Action) -> String {
@@ -356,6 +404,20 @@ fn acted(action: &Action) -> String {
         .map(|words| words.iter().filter_map(serde_json::Value::as_str).collect::<Vec<_>>().join(", "))
         .map_or_else(String::new, |changed| format!(" ({changed})"));
     format!("{what} by {who}{changed}: {why}")
+}
+
+fn term_ended(term: &SilentTerm, intent: &Intent) -> String {
+    let SilentTerm { epoch, relay, next_high, .. } = term;
+    let ended = format!("term {epoch} of relay {relay} ended without a word");
+    if intent.seq > *next_high {
+        let seq = intent.seq;
+        return format!(
+            "{ended}; the next one began again above seq {next_high} (this is {seq}): it may be there twice"
+        );
+    }
+    format!(
+        "{ended}; this one was out of order then, held or committed late: if it was under way, it may be there twice"
+    )
 }
 
 fn rewound(rewind: &RewindNoted) -> String {
@@ -397,29 +459,44 @@ fn landing(steps: &mut Steps, intent: &Intent, landed: &Landed, around: &Around)
     steps.add(landed.settled_at, StepKind::Settled, settled);
 }
 
-/// Whether receipts know the record that was asked for.
-fn confirmed(place: &super::Place, messages: &[TracedMessage]) -> String {
-    let Some(message) = messages.iter().find(|message| message.asked) else {
+/// Whether receipts know the record that was asked for. An id that was used twice stands for several messages.
+fn confirmed(place: &super::Place, messages: &[TracedMessage], dead_letters: &[String]) -> String {
+    let asked = || messages.iter().filter(|message| message.asked);
+    if asked().next().is_none() {
         return format!(
             "the record at {place} names a message that this outbox does not hold: purged, or not of this outbox"
         );
-    };
+    }
+    if dead_letters.contains(&place.to_string()) {
+        return format!(
+            "the record at {place} is the dead-letter copy of this message, made when it was parked"
+        );
+    }
     let is_here = |landed: &&Landed| {
         landed.topic == place.topic && landed.partition == place.partition && landed.offset == place.offset
     };
-    match (message.copies.iter().find(is_here), message.copies.first()) {
-        (Some(Landed { receipt, replay: Some(replay), .. }), _) => {
-            format!("the record at {place} is a copy of replay {replay}, as receipt {receipt} says")
-        }
-        (Some(Landed { receipt, .. }), _) => {
-            format!("the record at {place} is this message, as receipt {receipt} says")
-        }
-        (None, Some(landed)) => format!(
+    let copies = || asked().flat_map(|message| &message.copies);
+    if let Some(Landed { receipt, replay, .. }) = copies().find(is_here) {
+        return match replay {
+            Some(replay) => {
+                format!("the record at {place} is a copy of replay {replay}, as receipt {receipt} says")
+            }
+            None => format!("the record at {place} is this message, as receipt {receipt} says"),
+        };
+    }
+    if asked().any(|message| message.state == TracedState::ReceiptPurged) {
+        return format!(
+            "the record at {place} is a copy of this message; receipts of that time are purged, so whether it is the one that was \
+             settled is not known"
+        );
+    }
+    match copies().next() {
+        Some(landed) => format!(
             "the record at {place} is another copy of this message: no receipt names it, so it was published by a relay that ended, \
              or went back, before it could settle it; receipt {} names {}[{}]@{}",
             landed.receipt, landed.topic, landed.partition, landed.offset
         ),
-        (None, None) => format!("the record at {place} is a copy of this message that is not settled"),
+        None => format!("the record at {place} is a copy of this message that is not settled"),
     }
 }
 

@@ -216,7 +216,7 @@ fn what_is_final_waits_for_nothing() {
 fn a_timeline_tells_every_step_in_order_with_the_time_between() {
     let facts = vec![
         dealt_with(10),
-        json!({ "was_held": { "seq": 10, "state": "retry", "reason": "too_large", "failures": [{ "at": text(20), "error": "MessageSizeTooLarge" }],
+        json!({ "was_held": { "seq": 10, "state": "retry", "reason": "too_large", "attempts": 1, "failures": [{ "at": text(20), "error": "MessageSizeTooLarge" }],
             "held_at": text(20), "ended_at": text(61), "dead_letter": "dlq[0]@3" } }),
         json!({ "action": { "seq": 10, "at": text(40), "kind": "edit", "who": "ada", "why": "mended", "details": { "changed": ["headers"] } } }),
         json!({ "action": { "seq": 10, "at": text(50), "kind": "retry", "who": "ada", "why": "again" } }),
@@ -277,6 +277,75 @@ fn a_copy_is_explained_only_by_what_happened_while_the_message_was_unsettled() {
 }
 
 #[test]
+fn of_a_key_the_last_messages_are_kept_and_of_anything_else_the_first() {
+    let kept = |by: &By, room| {
+        let mut found: Vec<Intent> =
+            (1..=3).map(|seq| serde_json::from_value(intent(seq)).unwrap()).collect();
+        gather::keep(by, &mut found, room);
+        found.into_iter().map(|intent| intent.seq.0).collect::<Vec<_>>()
+    };
+    let key = By::Key { key: "k".into(), topic: None };
+    assert_eq!(kept(&key, 2), [2, 3]);
+    assert_eq!(kept(&key, 4), [1, 2, 3]);
+    assert_eq!(kept(&By::Correlation("req".into()), 2), [1, 2]);
+}
+
+#[test]
+fn a_term_that_ended_explains_a_copy_of_a_held_message_only_if_an_attempt_may_have_been_under_way() {
+    let term = |epoch: i64, next: i64| json!({ "term": { "epoch": epoch, "relay": "r1", "led_at": text(0), "next_led_at": text(next), "next_high": 900 } });
+    let failed = |second: i64| json!([{ "at": text(second), "error": "Boom" }]);
+    let told = |state: &str, failures: Value, next: i64| {
+        let fact = held(10, json!({ "state": state, "held_at": text(20), "failures": failures }));
+        let message = the_only(gathered(
+            standing(json!({})),
+            vec![intent(10)],
+            vec![dealt_with(10), fact, term(3, next)],
+        ));
+        message.timeline.into_iter().find(|step| step.kind == StepKind::TermEnded).map(|step| step.text)
+    };
+    assert_eq!(
+        told("retry", failed(20), 40).unwrap(),
+        "term 3 of relay r1 ended without a word; this one was out of order then, held or committed late: if it was under way, it \
+         may be there twice"
+    );
+    assert!(told("topic", failed(20), 40).is_some());
+    assert!(told("parked", failed(60), 40).is_some(), "it was tried until it was parked");
+    assert_eq!(told("parked", failed(30), 40), None, "it was parked");
+    assert_eq!(told("behind", json!([]), 40), None, "it was never tried");
+    assert_eq!(told("retry", failed(20), 15), None, "it was not held yet");
+
+    // What was behind is published in the end, and only the term before that one can have begun to.
+    let was_behind = json!({ "was_held": { "seq": 10, "state": "behind", "reason": "behind", "attempts": 0, "failures": [],
+        "held_at": text(20), "ended_at": text(81), "dead_letter": null } });
+    let facts = vec![dealt_with(10), was_behind, term(1, 30), term(2, 40), term(3, 50)];
+    let mut gathered = gathered(standing(json!({})), vec![intent(10)], facts);
+    gathered.landed = vec![landed(10, 4, None, 80)];
+    let ended: Vec<OffsetDateTime> = the_only(gathered)
+        .timeline
+        .into_iter()
+        .filter(|step| step.kind == StepKind::TermEnded)
+        .map(|step| step.at)
+        .collect();
+    assert_eq!(ended, [at(50)]);
+}
+
+#[test]
+fn that_earlier_attempts_are_not_kept_is_said_if_there_were_any() {
+    let told = |attempts: u32, kept: i64| {
+        let failures: Vec<Value> =
+            (0..kept).map(|n| json!({ "at": text(50 + n), "error": "Boom" })).collect();
+        let fact = held(10, json!({ "state": "retry", "attempts": attempts, "failures": failures }));
+        let message = the_only(gathered(standing(json!({})), vec![intent(10)], vec![dealt_with(10), fact]));
+        let failed = message.timeline.into_iter().filter(|step| step.kind == StepKind::AttemptFailed);
+        failed.map(|step| step.text).collect::<Vec<_>>()
+    };
+    let long = told(12, 10);
+    assert_eq!((long.len(), long[0].as_str()), (11, "earlier attempts are not kept"));
+    assert_eq!(told(10, 10).len(), 10);
+    assert_eq!(told(2, 1), ["attempt failed: Boom"], "one ended with its relay");
+}
+
+#[test]
 fn messages_stand_behind_what_caused_them_and_a_circle_ends() {
     let caused = |seq: i64, by: i64| {
         let mut one = intent(seq);
@@ -315,6 +384,45 @@ fn a_record_is_the_settled_copy_or_another_one() {
 }
 
 #[test]
+fn a_record_that_no_receipt_names_is_a_dead_letter_or_older_than_the_receipts_or_of_the_other_message_of_its_id()
+ {
+    let noted = |mut gathered: Gathered, topic: &str, offset: i64| {
+        gathered.place = Some(Place { topic: topic.into(), partition: 2, offset });
+        tell(gathered).notes.remove(0)
+    };
+    let parked = || held(10, json!({ "dead_letter": "dlq[2]@3" }));
+    let is_parked = || gathered(standing(json!({})), vec![intent(10)], vec![dealt_with(10), parked()]);
+    assert_eq!(
+        noted(is_parked(), "dlq", 3),
+        "the record at dlq[2]@3 is the dead-letter copy of this message, made when it was parked"
+    );
+    let mut delivered_later = gathered(
+        standing(json!({})),
+        vec![intent(10)],
+        vec![
+            dealt_with(10),
+            json!({ "was_held": { "seq": 10, "state": "retry", "reason": "too_large", "attempts": 1, "failures": [], "held_at": text(20),
+                "ended_at": text(61), "dead_letter": "dlq[2]@3" } }),
+        ],
+    );
+    delivered_later.landed = vec![landed(10, 4, None, 60)];
+    assert!(noted(delivered_later, "dlq", 3).contains("is the dead-letter copy"));
+    assert!(noted(is_parked(), "orders", 3).contains("not settled"));
+
+    let mut purged =
+        gathered(standing(json!({ "receipts_since": text(30) })), vec![intent(10)], vec![dealt_with(10)]);
+    purged.landed = vec![landed(10, 4, Some(9), 60)];
+    assert!(noted(purged, "orders", 3).contains("receipts of that time are purged"));
+
+    let mut again = intent(11);
+    merge(&mut again, json!({ "id": id(10) }));
+    let mut twice =
+        gathered(standing(json!({})), vec![intent(10), again], vec![dealt_with(10), dealt_with(11)]);
+    twice.landed = vec![Landed { offset: 5, ..landed(10, 4, None, 30) }, landed(11, 4, None, 31)];
+    assert_eq!(noted(twice, "orders", 17), "the record at orders[2]@17 is this message, as receipt 812 says");
+}
+
+#[test]
 fn a_transaction_that_hides_an_intent_is_named() {
     let open = |change: Value| {
         let mut open = json!({ "xid": "8123", "backend": 4711, "application": "billing", "role": "app", "since": text(3),
@@ -325,7 +433,7 @@ fn a_transaction_that_hides_an_intent_is_named() {
     let notes = |xid: Option<u64>, status: Option<&str>, open: Vec<Value>| {
         let mut gathered = gathered(standing(json!({})), Vec::new(), Vec::new());
         let transactions = serde_json::from_value(json!({ "status": status, "open": open })).unwrap();
-        gathered.transactions = Some((xid, transactions));
+        gathered.transactions = Some((xid, Some(transactions)));
         tell(gathered).notes.join("\n")
     };
     assert_eq!(
@@ -341,4 +449,8 @@ fn a_transaction_that_hides_an_intent_is_named() {
     assert!(notes(Some(1), Some("aborted"), Vec::new()).contains("was rolled back"));
     assert!(notes(Some(1), Some("future"), Vec::new()).contains("no transaction 1 has begun"));
     assert!(notes(None, None, Vec::new()).contains("no open transaction has written to the outbox"));
+    let mut hidden = gathered(standing(json!({})), Vec::new(), Vec::new());
+    hidden.transactions = Some((None, None));
+    let said = tell(hidden).notes.join("\n");
+    assert!(said.contains("may be in a transaction that has not committed"), "{said}");
 }

@@ -181,7 +181,14 @@ pub(super) fn backlog(intent: &Intent, place: Option<&PlaceBefore>, standing: &S
 }
 
 /// Why there is no intent, as far as its transaction explains it.
-pub(super) fn transaction(xid: Option<u64>, found: bool, transactions: &Transactions) -> Vec<String> {
+pub(super) fn transaction(xid: Option<u64>, found: bool, transactions: Option<&Transactions>) -> Vec<String> {
+    let Some(transactions) = transactions else {
+        return vec![
+            "no intent is to be seen under it; it may be in a transaction that has not committed, which this database does not \
+             show: or it was rolled back, or is purged, or was never written"
+                .to_owned(),
+        ];
+    };
     let mut notes = Vec::new();
     if let Some(xid) = xid {
         let open = transactions.open.iter().find(|open| open.xid == xid.to_string());

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -48,9 +48,13 @@ enum Trouble {
 
 pub(super) async fn trace(
     State(desk): State<Arc<Desk>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
     parameters: Result<Query<Parameters>, QueryRejection>,
 ) -> Response {
+    let id = match id {
+        Ok(Path(id)) => id,
+        Err(error) => return wrong(&error.body_text()),
+    };
     let parameters = match parameters {
         Ok(Query(parameters)) => parameters,
         Err(error) => return wrong(&error.body_text()),
@@ -81,6 +85,13 @@ fn asked(id: &str, parameters: &Parameters, limit: u32) -> Result<Asked, String>
         return Err("topic goes with by=key".to_owned());
     }
     let id = id.trim();
+    if id.is_empty() {
+        return Err("the id is blank".to_owned());
+    }
+    // No text of the database holds one.
+    if [Some(id), parameters.topic.as_deref()].into_iter().flatten().any(|text| text.contains('\0')) {
+        return Err("a NUL character is in no id and in no topic".to_owned());
+    }
     let Some(kind) = parameters.by else { return Ok(Asked::of(id, limit)) };
     let by = match kind {
         Kind::MessageId => By::Ids(vec![id.parse().map_err(|_no_uuid| "the message id is no UUID")?]),
@@ -113,7 +124,7 @@ fn wrong(said: &str) -> Response {
     refuse(
         StatusCode::BAD_REQUEST,
         said,
-        "the parameters are by (message_id, correlation_id, trace_id, idempotency_key, key, xid), topic and limit",
+        "ask for GET /trace/{id}; the parameters are by (message_id, correlation_id, trace_id, idempotency_key, key, xid), topic and limit",
     )
 }
 

@@ -74,13 +74,13 @@ impl Trace for PostgresOperator {
         Ok(replays)
     }
 
-    async fn trace_transactions(&self, xid: Option<u64>) -> Result<Transactions, OutboxError> {
+    async fn trace_transactions(&self, xid: Option<u64>) -> Result<Option<Transactions>, OutboxError> {
         let mut call = self.session.call("look at open transactions").await?;
         let sql = self.traced(include_str!("../sql/trace_transactions.sql"));
         let row = call.row(sqlx::query(sql).persistent(false).bind(xid.map(|xid| xid.to_string()))).await?;
         let Json(transactions) = call.value(row.try_get("transactions"))?;
         call.done();
-        Ok(transactions)
+        Ok(Some(transactions))
     }
 
     async fn trace_contents(&self, seqs: &[Seq]) -> Result<Vec<Contents>, OutboxError> {

@@ -31,8 +31,8 @@ select json_object('held', json_object('seq', h.seq, 'topic', h.topic, 'state', 
 from asked as a
 cross join outbox_held as h on h.seq = a.seq
 union all
-select json_object('was_held', json_object('seq', w.seq, 'state', w.state, 'reason', w.reason, 'failures', json(w.failures),
-  'held_at', w.held_at, 'ended_at', w.ended_at, 'dead_letter', w.dead_letter))
+select json_object('was_held', json_object('seq', w.seq, 'state', w.state, 'reason', w.reason, 'attempts', w.attempts,
+  'failures', json(w.failures), 'held_at', w.held_at, 'ended_at', w.ended_at, 'dead_letter', w.dead_letter))
 from asked as a
 cross join outbox_hold_history as w on w.seq = a.seq
 union all

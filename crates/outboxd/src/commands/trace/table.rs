@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use outboxd_engine::trace::{Shown, Step, Traced, TracedMessage};
 
-use crate::output;
+use crate::output::{self, lines, one_line};
 
 /// Timelines of at most so many messages are printed; beyond, of those that are undelivered.
 const TIMELINES_MAX: usize = 10;
@@ -55,13 +55,14 @@ pub(super) fn headline(traced: &Traced) -> String {
         }
     }
     let counts: Vec<String> = counts.into_iter().map(|(state, count)| format!("{count} {state}")).collect();
+    let asked = one_line(&traced.asked);
     let mut text = match traced.messages.len() {
-        0 => format!("{}: nothing found\n", traced.asked),
-        1 => format!("{}: 1 message, {}\n", traced.asked, counts.join(", ")),
-        many => format!("{}: {many} messages, {}\n", traced.asked, counts.join(", ")),
+        0 => format!("{asked}: nothing found\n"),
+        1 => format!("{asked}: 1 message, {}\n", counts.join(", ")),
+        many => format!("{asked}: {many} messages, {}\n", counts.join(", ")),
     };
     for note in &traced.notes {
-        text.push_str(&format!("  {note}\n"));
+        text.push_str(&format!("  {}\n", one_line(note)));
     }
     text
 }
@@ -94,11 +95,12 @@ fn one(message: &TracedMessage) -> String {
         Some(1) => "1 byte".to_owned(),
         Some(bytes) => format!("{bytes} bytes"),
     };
-    let mut text = format!("message {}, correlation id {}, {size}\n", intent.id, intent.correlation_id);
+    let correlation_id = one_line(&intent.correlation_id);
+    let mut text = format!("message {}, correlation id {correlation_id}, {size}\n", intent.id);
     for (name, value) in [("traceparent", &intent.traceparent), ("idempotency key", &intent.idempotency_key)]
     {
         if let Some(value) = value {
-            text.push_str(&format!("  {name} {value}\n"));
+            text.push_str(&format!("  {name} {}\n", one_line(value)));
         }
     }
     for step in &message.timeline {
@@ -109,7 +111,7 @@ fn one(message: &TracedMessage) -> String {
         text.push_str(&format!("  delivered {} after {from}\n", took(ms)));
     }
     if let Some(waits) = &message.waits_for {
-        text.push_str(&format!("  waits: {waits}\n"));
+        text.push_str(&format!("  waits: {}\n", one_line(waits)));
     }
     if let Some(remedy) = &message.remedy {
         text.push_str(&format!("  what to do: {remedy}\n"));
@@ -123,7 +125,7 @@ fn one(message: &TracedMessage) -> String {
 /// A line of a timeline.
 pub(super) fn line(step: &Step) -> String {
     let after = step.after_ms.map_or_else(String::new, |ms| format!("+{}", took(ms)));
-    format!("  {}  {after:>12}  {}\n", output::time(step.at), step.text)
+    format!("  {}  {after:>12}  {}\n", output::time(step.at), one_line(&step.text))
 }
 
 /// Milliseconds as long as they can be read at a glance.
@@ -135,9 +137,9 @@ fn took(ms: i64) -> String {
 }
 
 fn contents(shown: &Shown) -> String {
-    let mut text = format!("  key {}\n", shown.key.as_deref().unwrap_or("-"));
+    let mut text = format!("  key {}\n", one_line(shown.key.as_deref().unwrap_or("-")));
     if let Some(headers) = &shown.headers {
-        text.push_str(&format!("  headers {headers}\n"));
+        text.push_str(&format!("  headers {}\n", one_line(&headers.to_string())));
     }
     match (&shown.payload, &shown.payload_hex) {
         (Some(payload), _) => text.push_str(&cut("payload", payload)),
@@ -149,9 +151,9 @@ fn contents(shown: &Shown) -> String {
 
 fn cut(what: &str, payload: &str) -> String {
     match payload.char_indices().nth(PAYLOAD_MAX) {
-        None => format!("  {what} {payload}\n"),
+        None => format!("  {what} {}\n", lines(payload)),
         Some((at, _)) => {
-            format!("  {what} {} ... (cut here; --output json has all of it)\n", &payload[..at])
+            format!("  {what} {} ... (cut here; --output json has all of it)\n", lines(&payload[..at]))
         }
     }
 }

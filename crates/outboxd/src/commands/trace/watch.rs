@@ -7,20 +7,24 @@ use anyhow::Context as _;
 use outboxd_core::Seq;
 use outboxd_engine::trace::{TraceQuery, Traced};
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
 use super::{Tracer, table, warn};
 use crate::cli::Format;
 use crate::failure::Failure;
 use crate::output;
 
-/// Between two questions.
+/// Between two questions, unless an answer takes longer.
 const EVERY: Duration = Duration::from_millis(500);
 
 /// Asks until everything that was found is delivered, or given up; what does not exist yet is waited for.
 pub(super) async fn watch(tracer: &Tracer, query: &TraceQuery, format: Format) -> Result<(), Failure> {
     let mut told = Told::default();
+    let mut said: &(dyn Fn(&str) + Send + Sync) = &warn;
     loop {
-        let traced = tracer.answer(query, &warn).await?;
+        let asked = Instant::now();
+        let traced = tracer.answer(query, said).await?;
+        let took = asked.elapsed();
         let text = match format {
             Format::Table => told.news(&traced),
             Format::Json => told.changed(&traced)?,
@@ -31,7 +35,9 @@ pub(super) async fn watch(tracer: &Tracer, query: &TraceQuery, format: Format) -
         if traced.is_final() {
             return Ok(());
         }
-        tokio::time::sleep(EVERY).await;
+        // Once is enough; and a walk over the table is not to keep the database busy.
+        said = &|_| ();
+        tokio::time::sleep(EVERY.max(took)).await;
     }
 }
 
@@ -64,14 +70,15 @@ impl Told {
             let waits = message.waits_for.clone().unwrap_or_default();
             if self.waits.get(&seq) != Some(&waits) {
                 if !waits.is_empty() {
-                    lines.push_str(&format!("  waits: {waits}\n"));
+                    lines.push_str(&format!("  waits: {}\n", output::one_line(&waits)));
                 }
                 self.waits.insert(seq, waits);
             }
             if !lines.is_empty() {
                 text.push_str(&format!(
                     "message {} to topic {}\n{lines}",
-                    message.intent.id, message.intent.topic
+                    message.intent.id,
+                    output::one_line(&message.intent.topic)
                 ));
             }
         }
