@@ -16,9 +16,10 @@ use crate::provision;
 use crate::services::{self, Pair};
 
 /// What depends on PostgreSQL's version: what installs the schema, and what reads and moves the cursor.
-const VERSION_DEPENDENT: [&str; 13] = [
+const VERSION_DEPENDENT: [&str; 14] = [
     "migrations::",
     "trace_indexes::",
+    "trace::",
     "writing::",
     "grants::",
     "operate::",
